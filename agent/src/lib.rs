@@ -1,0 +1,1 @@
+//! The agent: everything between the kernel and the collector.

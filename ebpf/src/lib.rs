@@ -1,0 +1,3 @@
+//! The event ABI.
+#![no_std]
+#![forbid(unsafe_code)]
