@@ -1,3 +1,106 @@
-//! The event ABI.
+//! The event ABI: what the BPF programs write and the agent reads, described by its types.
+//!
+//! A record is a [`Header`], a body that depends on [`Header::kind`], and variable data that the body's [`Span`]s point
+//! into. Everything derives zerocopy's traits: padding fails to compile, so layouts cannot drift, kernel memory cannot
+//! leak through a gap, and user space decodes without `unsafe`.
+//!
+//! Invariant: no kernel layout is written down here. Offsets of kernel structs are resolved from the running kernel's
+//! BTF and handed to the programs as one [`Offsets`].
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod offsets;
+mod record;
+mod syscall;
+
+pub use offsets::{ABSENT, MEMBERS, Member, Offsets};
+pub use record::{
+    COMM_BYTES, Chdir, Exec, Exit, Fork, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, flags,
+};
+pub use syscall::{Action, SYSCALLS_MAX, SyscallTable};
+
+/// Most bytes of arguments that an exec record carries; the rest is cut and told by [`flags::ARGS_CUT`].
+pub const ARGS_BYTES_MAX: usize = 8191;
+/// Most bytes of one environment variable that an exec record carries, its terminating NUL included.
+pub const ENV_VALUE_BYTES_MAX: usize = 1024;
+/// Most bytes of selected environment in an exec record.
+pub const ENV_BYTES_MAX: usize = 4096;
+/// Most environment variables that are looked at in one exec; more are told by [`flags::ENV_CUT`].
+pub const ENV_SCANNED_MAX: u32 = 256;
+/// How many names of environment variables can be allow-listed.
+pub const ENV_NAMES_MAX: usize = 24;
+/// Most components of a path that are walked; a deeper path is told by [`flags::PATH_CUT`].
+///
+/// 64 because the verifiers of 5.10 and 6.1 give up at 96 and more.
+pub const PATH_COMPONENTS_MAX: u32 = 64;
+/// Most bytes of a walked path.
+pub const PATH_BYTES_MAX: u32 = 4096;
+/// Most bytes of a path that a process passed to a system call, its terminating NUL included.
+pub const NAME_BYTES_MAX: usize = 4096;
+/// Most bytes of a datagram that are carried, enough for a DNS question.
+pub const PAYLOAD_BYTES_MAX: usize = 512;
+/// How long an equal open by the same process image is counted instead of reported, in nanoseconds.
+pub const DEDUPE_NS: u64 = 1_000_000_000;
+
+/// A name of an environment variable that may leave the kernel, its `=` included, as up to three words to compare.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+pub struct EnvName {
+    /// The first 24 bytes of `NAME=`, native byte order; zero where `mask` is zero.
+    pub value: [u64; 3],
+    /// Which of those bytes count.
+    pub mask: [u64; 3],
+}
+
+impl EnvName {
+    /// A name that nothing matches; fills unused places.
+    pub const NONE: Self = Self {
+        value: [u64::MAX; 3],
+        mask: [u64::MAX; 3],
+    };
+
+    /// The words for `name`, without its `=`. A name longer than 23 bytes is compared by its first 24.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let mut value = [0_u8; 24];
+        let mut mask = [0_u8; 24];
+        for (index, byte) in name.bytes().chain([b'=']).take(24).enumerate() {
+            value[index] = byte;
+            mask[index] = 0xff;
+        }
+        let words = |bytes: [u8; 24]| {
+            let mut words = [0_u64; 3];
+            for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                *word = u64::from_ne_bytes(*chunk);
+            }
+            words
+        };
+        Self {
+            value: words(value),
+            mask: words(mask),
+        }
+    }
+}
+
+/// What the agent tells the programs before they are loaded. Frozen, so that the verifier treats it as constant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+pub struct Settings {
+    /// Allow-listed environment variables.
+    pub env_names: [EnvName; ENV_NAMES_MAX],
+    /// Thread group of the agent, whose own files and sockets are not reported; 0 for none.
+    pub own_pid: u32,
+    /// 1 when only processes in the map `SCOPE` are reported.
+    pub scoped: u32,
+}

@@ -1,0 +1,238 @@
+//! Writes records: scratch memory, rings, counters.
+
+use crate::{FILE_RING, LOSSES, PROCESS_RING, SLEEPING};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output},
+    macros::map,
+    maps::PerCpuArray,
+    programs::BtfTracePointContext,
+};
+use core::marker::PhantomData;
+use staghound_ebpf::{Header, Loss, Ring, Span, flags};
+
+/// Variable data starts at most here; a power of two, so that the verifier follows the mask.
+const DATA_MAX: u32 = 16 * 1024;
+/// One read writes at most this much, so that no read passes the end of the scratch memory.
+const READ_MAX: u32 = 8 * 1024;
+/// Header and body are at most this long.
+const FIXED_MAX: usize = 256;
+const SCRATCH_BYTES: usize = FIXED_MAX + (DATA_MAX + READ_MAX) as usize;
+
+/// Where a record is put together; per CPU.
+#[repr(C, align(8))]
+pub(crate) struct Scratch([u8; SCRATCH_BYTES]);
+
+/// For the programs behind `sys_exit`, of which one at a time runs on a CPU.
+#[map]
+static SYSCALL_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// For `process_exec`, which may run inside a system call but never inside the programs of its end.
+#[map]
+static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counts one loss.
+#[inline(always)]
+pub(crate) fn count(loss: Loss) {
+    if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
+        // SAFETY: a valid per-CPU value; a nested program can at worst undercount by one.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Ends a program: counts what went wrong, and says so to whoever debugs.
+#[inline(always)]
+pub(crate) fn finish(ctx: &BtfTracePointContext, result: Result<(), Loss>) -> i32 {
+    if let Err(loss) = result {
+        count(loss);
+        aya_log_ebpf::debug!(ctx, "no record: loss {}", loss as u32);
+    }
+    0
+}
+
+/// A record being put together: header and body in front, variable data appended.
+pub(crate) struct Record<B> {
+    base: *mut u8,
+    used: u32,
+    body: PhantomData<B>,
+}
+
+impl<B> Record<B> {
+    const FIXED: usize = size_of::<Header>() + size_of::<B>();
+
+    #[inline(always)]
+    fn in_scratch(scratch: &PerCpuArray<Scratch>) -> Result<Self, Loss> {
+        const { assert!(Self::FIXED <= FIXED_MAX) };
+        let base = scratch.get_ptr_mut(0).ok_or(Loss::ReadFailed)?.cast::<u8>();
+        Ok(Self {
+            base,
+            used: 0,
+            body: PhantomData,
+        })
+    }
+
+    /// For the programs behind `sys_exit`.
+    #[inline(always)]
+    pub(crate) fn of_syscall() -> Result<Self, Loss> {
+        Self::in_scratch(&SYSCALL_SCRATCH)
+    }
+
+    /// For `process_exec`.
+    #[inline(always)]
+    pub(crate) fn of_exec() -> Result<Self, Loss> {
+        Self::in_scratch(&EXEC_SCRATCH)
+    }
+
+    #[inline(always)]
+    pub(crate) fn header(&self) -> *mut Header {
+        self.base.cast()
+    }
+
+    #[inline(always)]
+    pub(crate) fn body(&self) -> *mut B {
+        // SAFETY: the scratch memory is larger than header and body.
+        unsafe { self.base.add(size_of::<Header>()) }.cast()
+    }
+
+    #[inline(always)]
+    pub(crate) fn flag(&self, flag: u16) {
+        // SAFETY: the header lies in the scratch memory.
+        unsafe { (*self.header()).flags |= flag };
+    }
+
+    /// Bytes of variable data so far.
+    #[inline(always)]
+    pub(crate) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Forgets the variable data, to send another record with the same header and body.
+    #[inline(always)]
+    pub(crate) fn restart(&mut self) {
+        self.used = 0;
+    }
+
+    /// The span from `start` to here.
+    #[inline(always)]
+    pub(crate) fn span_from(&self, start: u32) -> Span {
+        Span {
+            offset: start as u16,
+            len: (self.used - start) as u16,
+        }
+    }
+
+    /// Where the next byte goes, or none when the scratch memory is full.
+    #[inline(always)]
+    fn next(&self) -> Option<*mut u8> {
+        let used = core::hint::black_box(self.used);
+        if used >= DATA_MAX {
+            return None;
+        }
+        // SAFETY: less than `DATA_MAX` beyond the fixed part.
+        Some(unsafe { self.base.add(Self::FIXED + (used & (DATA_MAX - 1)) as usize) })
+    }
+
+    /// Appends a NUL-terminated kernel string of at most `max` bytes, the NUL included; yields its bytes, 0 on a fault.
+    #[inline(always)]
+    pub(crate) fn kernel_string(&mut self, address: u64, max: u32) -> u32 {
+        let Some(to) = self.next() else { return 0 };
+        // SAFETY: `to` has `READ_MAX` bytes behind it, and `max` is a constant not above it.
+        let read = unsafe { bpf_probe_read_kernel_str(to.cast(), max, address as *const _) };
+        self.grown(read, max)
+    }
+
+    /// Appends a NUL-terminated user string, likewise.
+    #[inline(always)]
+    pub(crate) fn user_string(&mut self, address: u64, max: u32) -> u32 {
+        let Some(to) = self.next() else { return 0 };
+        // SAFETY: as above.
+        let read = unsafe { bpf_probe_read_user_str(to.cast(), max, address as *const _) };
+        self.grown(read, max)
+    }
+
+    #[inline(always)]
+    fn grown(&mut self, read: i64, max: u32) -> u32 {
+        if read <= 0 || read > i64::from(max) {
+            return 0;
+        }
+        self.used += read as u32;
+        read as u32
+    }
+
+    /// Appends user memory, at most `MAX` bytes (one less than a power of two); false on a fault.
+    #[inline(always)]
+    pub(crate) fn user_bytes<const MAX: u32>(&mut self, address: u64, len: u64) -> bool {
+        const { assert!((MAX + 1).is_power_of_two() && MAX < READ_MAX) };
+        let Some(to) = self.next() else { return false };
+        let len = if len > u64::from(MAX) {
+            MAX
+        } else {
+            core::hint::black_box(len as u32) & MAX
+        };
+        // SAFETY: `len` is at most `MAX`, and `to` has `READ_MAX` bytes behind it.
+        if unsafe { bpf_probe_read_user(to.cast(), len, address as *const _) } < 0 {
+            return false;
+        }
+        self.used += len;
+        true
+    }
+
+    /// Sends the record off.
+    #[inline(always)]
+    pub(crate) fn submit(&self, ring: Ring) -> Result<(), Loss> {
+        let used = core::hint::black_box(self.used);
+        if used > DATA_MAX + READ_MAX {
+            return Err(Loss::ReadFailed);
+        }
+        let len = Self::FIXED as u32 + used;
+        // SAFETY: the header lies in the scratch memory.
+        unsafe { (*self.header()).len = len };
+        output(ring, self.base, u64::from(len))
+    }
+}
+
+/// Sends off a record that needs no scratch memory.
+///
+/// # Safety
+/// `T` must begin with a [`Header`] and have no padding.
+#[inline(always)]
+pub(crate) unsafe fn submit<T>(ring: Ring, record: &mut T) -> Result<(), Loss> {
+    let record: *mut T = record;
+    // SAFETY: the caller vouches that a header is there.
+    unsafe { (*record.cast::<Header>()).len = size_of::<T>() as u32 };
+    output(ring, record.cast(), size_of::<T>() as u64)
+}
+
+#[inline(always)]
+fn output(ring: Ring, from: *mut u8, len: u64) -> Result<(), Loss> {
+    // A wake-up per record costs its producer 7 µs; so only a sleeping agent is woken, and only once.
+    let wake = match SLEEPING.get_ptr_mut(0) {
+        // SAFETY: a valid map value; a lost race costs one wake-up too many.
+        Some(sleeping) if unsafe { *sleeping } != 0 => {
+            // SAFETY: as above.
+            unsafe { *sleeping = 0 };
+            BPF_RB_FORCE_WAKEUP
+        }
+        _ => BPF_RB_NO_WAKEUP,
+    };
+    let (map, loss) = match ring {
+        Ring::Process => (&raw const PROCESS_RING, Loss::ProcessRingFull),
+        Ring::File => (&raw const FILE_RING, Loss::FileRingFull),
+    };
+    // SAFETY: `map` is a ring buffer, whose first member is the map itself; `from` is valid for `len` bytes.
+    if unsafe { bpf_ringbuf_output(map.cast_mut().cast(), from.cast(), len, u64::from(wake)) } < 0 {
+        return Err(loss);
+    }
+    Ok(())
+}
+
+/// Tells in the record that something was cut, and counts it.
+#[inline(always)]
+pub(crate) fn cut<B>(record: &Record<B>, flag: u16) {
+    record.flag(flag);
+    count(match flag {
+        flags::ARGS_CUT => Loss::ArgsCut,
+        flags::ENV_CUT => Loss::EnvCut,
+        _ => Loss::PathCut,
+    });
+}

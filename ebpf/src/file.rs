@@ -1,0 +1,271 @@
+//! Files: open, rename, unlink, chmod, chdir; all at the end of their system call.
+
+use crate::{
+    SYSCALLS, constant,
+    emit::{Record, count},
+    kernel::{Call, read},
+    offset, path,
+};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::PerCpuArray};
+use staghound_ebpf::{
+    Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, SYSCALLS_MAX, Span,
+};
+
+/// Set in `f_mode` by the open that created the file (`FMODE_CREATED`, include/linux/fs.h).
+const FMODE_CREATED: u32 = 0x10_0000;
+/// `f_mode` bits for reading and writing.
+const FMODE_ACCESS: u32 = 0x3;
+/// `AT_FDCWD`.
+const CWD: i32 = -100;
+
+/// Places in the table of recent opens; a power of two.
+const RECENT_OPENS: u32 = 1024;
+
+/// An open that was reported lately. Direct-mapped and per CPU: a collision costs one report too many, never one too few.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RecentOpen {
+    dentry: u64,
+    mount: u64,
+    /// Thread group and exec count: an open by another image is another event.
+    who: u64,
+    /// Hash of the name, so that a rename makes it another file; and how it was opened.
+    how: u64,
+    reported_ns: u64,
+    suppressed: u64,
+}
+
+#[map]
+static RECENT: PerCpuArray<RecentOpen> = PerCpuArray::with_max_entries(RECENT_OPENS, 0);
+
+/// `open`, `openat`, `openat2`, `creat`, `open_by_handle_at`: the descriptor leads to what was really opened.
+#[inline(always)]
+pub(crate) fn open(call: &Call) -> Result<(), Loss> {
+    let descriptor = call.result as u32;
+    let file = call.task.file(descriptor)?;
+    let dentry = file.dentry()?;
+    let mount = file.mount()?;
+    let file_mode = file.mode()?;
+    let open_flags = file.flags()?;
+    let suppressed = if file_mode & FMODE_CREATED == 0 {
+        let hash: u32 = read(dentry, offset!(dentry_hash))?;
+        match recent(call, dentry, mount, hash, open_flags) {
+            Recent::Reported => return Ok(()),
+            Recent::Due(suppressed) => suppressed,
+        }
+    } else {
+        0
+    };
+
+    let mut record = Record::<Open>::of_syscall()?;
+    // SAFETY: the header lies in scratch memory.
+    unsafe { call.describe(Kind::Open, record.header()) };
+    let path = path::append(&mut record, mount, dentry)?;
+    let inode = file.inode()?;
+    let body = Open {
+        inode: inode.number()?,
+        device: inode.device()?,
+        mode: u32::from(inode.mode()?),
+        open_flags,
+        file_mode: file_mode & (FMODE_CREATED | FMODE_ACCESS),
+        descriptor,
+        suppressed,
+        path,
+        reserved: 0,
+    };
+    // SAFETY: the body lies in scratch memory.
+    unsafe { record.body().write(body) };
+    record.submit(Ring::File)
+}
+
+enum Recent {
+    /// Reported lately by the same image: counted.
+    Reported,
+    /// To be reported, with so many equal ones counted since the last report.
+    Due(u32),
+}
+
+#[inline(always)]
+fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> Recent {
+    let who = u64::from(call.task.pid()) << 32 | u64::from(call.task.exec_count());
+    let how = u64::from(hash) << 32 | u64::from(open_flags);
+    // Fibonacci hashing: the top bits of the product are well mixed.
+    let mixed = (dentry ^ who.rotate_left(17) ^ how).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let Some(slot) = RECENT.get_ptr_mut((mixed >> 40) as u32 & (RECENT_OPENS - 1)) else {
+        return Recent::Due(0);
+    };
+    // SAFETY: has no preconditions.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: a valid per-CPU map value, and programs behind sys_exit do not nest.
+    let slot = unsafe { &mut *slot };
+    let same = slot.dentry == dentry && slot.mount == mount && slot.who == who && slot.how == how;
+    if same && now.wrapping_sub(slot.reported_ns) < DEDUPE_NS {
+        slot.suppressed += 1;
+        count(Loss::Deduplicated);
+        return Recent::Reported;
+    }
+    let suppressed = if same { slot.suppressed } else { 0 };
+    *slot = RecentOpen {
+        dentry,
+        mount,
+        who,
+        how,
+        reported_ns: now,
+        suppressed: 0,
+    };
+    Recent::Due(if suppressed > u64::from(u32::MAX) {
+        u32::MAX
+    } else {
+        suppressed as u32
+    })
+}
+
+/// A path as it was passed: the string, and for a relative one the directory it starts from.
+struct Passed {
+    base: Span,
+    name: Span,
+}
+
+#[inline(always)]
+fn append_passed(record: &mut Record<PathChange>, call: &Call, directory: i32, address: u64) -> Result<Passed, Loss> {
+    let start = record.used();
+    let read = record.user_string(address, NAME_BYTES_MAX as u32);
+    if read == 0 {
+        return Err(Loss::ReadFailed);
+    }
+    let name = record.span_from(start);
+    if directory == CWD {
+        return Ok(Passed {
+            base: path::append_cwd(record, call.task)?,
+            name,
+        });
+    }
+    // An absolute path may come with any descriptor, so one that leads nowhere is no loss.
+    let Ok(file) = call.task.file(directory as u32) else {
+        return Ok(Passed {
+            base: Span::default(),
+            name,
+        });
+    };
+    Ok(Passed {
+        base: path::append(record, file.mount()?, file.dentry()?)?,
+        name,
+    })
+}
+
+/// What the table says of this call; the tail-called programs serve several.
+#[inline(always)]
+pub(crate) fn action(call: &Call) -> u16 {
+    let number = call.number() as usize & (SYSCALLS_MAX - 1);
+    let actions = constant(&SYSCALLS.actions[number]);
+    if call.compat { actions >> 8 } else { actions & 0xff }
+}
+
+/// `rename`, `renameat`, `renameat2`.
+#[inline(always)]
+pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
+    let mut record = Record::<PathChange>::of_syscall()?;
+    // SAFETY: the header lies in scratch memory.
+    unsafe { call.describe(Kind::Rename, record.header()) };
+    let at = action(call) == Action::RenameAt as u16;
+    let (old_directory, old, new_directory, new) = if at {
+        (call.first() as i32, call.second(), call.third() as i32, call.fourth())
+    } else {
+        (CWD, call.first(), CWD, call.second())
+    };
+    let source = append_passed(&mut record, call, old_directory, old)?;
+    let target = append_passed(&mut record, call, new_directory, new)?;
+    let body = PathChange {
+        result: call.result as i32,
+        argument: if at { call.fifth() as u32 } else { 0 },
+        base: source.base,
+        name: source.name,
+        new_base: target.base,
+        new_name: target.name,
+    };
+    // SAFETY: the body lies in scratch memory.
+    unsafe { record.body().write(body) };
+    record.submit(Ring::File)
+}
+
+/// `unlink`, `unlinkat`, `rmdir`.
+#[inline(always)]
+pub(crate) fn unlink(call: &Call) -> Result<(), Loss> {
+    let at = action(call) == Action::UnlinkAt as u16;
+    let (directory, name, argument) = if at {
+        (call.first() as i32, call.second(), call.third() as u32)
+    } else {
+        (CWD, call.first(), 0)
+    };
+    one_path(call, Kind::Unlink, directory, name, argument)
+}
+
+/// `chmod`, `fchmod`, `fchmodat`, `fchmodat2`.
+#[inline(always)]
+pub(crate) fn chmod(call: &Call) -> Result<(), Loss> {
+    let action = action(call);
+    if action == Action::ChmodDescriptor as u16 {
+        return chmod_descriptor(call);
+    }
+    let (directory, name, mode) = if action == Action::ChmodAt as u16 {
+        (call.first() as i32, call.second(), call.third() as u32)
+    } else {
+        (CWD, call.first(), call.second() as u32)
+    };
+    one_path(call, Kind::Chmod, directory, name, mode)
+}
+
+#[inline(always)]
+fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -> Result<(), Loss> {
+    let mut record = Record::<PathChange>::of_syscall()?;
+    // SAFETY: the header lies in scratch memory.
+    unsafe { call.describe(kind, record.header()) };
+    let passed = append_passed(&mut record, call, directory, name)?;
+    let body = PathChange {
+        result: call.result as i32,
+        argument,
+        base: passed.base,
+        name: passed.name,
+        new_base: Span::default(),
+        new_name: Span::default(),
+    };
+    // SAFETY: the body lies in scratch memory.
+    unsafe { record.body().write(body) };
+    record.submit(Ring::File)
+}
+
+#[inline(always)]
+fn chmod_descriptor(call: &Call) -> Result<(), Loss> {
+    let file = call.task.file(call.first() as u32)?;
+    let mut record = Record::<PathChange>::of_syscall()?;
+    // SAFETY: the header lies in scratch memory.
+    unsafe { call.describe(Kind::Chmod, record.header()) };
+    let base = path::append(&mut record, file.mount()?, file.dentry()?)?;
+    let body = PathChange {
+        result: call.result as i32,
+        argument: call.second() as u32,
+        base,
+        ..PathChange::default()
+    };
+    // SAFETY: the body lies in scratch memory.
+    unsafe { record.body().write(body) };
+    record.submit(Ring::File)
+}
+
+/// `chdir`, `fchdir`: keeps the process table's working directories true.
+#[inline(always)]
+pub(crate) fn chdir(call: &Call) -> Result<(), Loss> {
+    if call.result != 0 {
+        return Ok(());
+    }
+    let mut record = Record::<Chdir>::of_syscall()?;
+    // SAFETY: the header lies in scratch memory.
+    unsafe { call.describe(Kind::Chdir, record.header()) };
+    let body = Chdir {
+        path: path::append_cwd(&mut record, call.task)?,
+        reserved: 0,
+    };
+    // SAFETY: the body lies in scratch memory.
+    unsafe { record.body().write(body) };
+    record.submit(Ring::Process)
+}

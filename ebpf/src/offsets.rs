@@ -1,0 +1,127 @@
+//! Offsets of kernel struct members, resolved from BTF by the agent.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The member does not exist in this kernel.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Where one offset comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// Field of [`Offsets`].
+    pub field: &'static str,
+    /// Kernel struct.
+    pub container: &'static str,
+    /// Path of members, separated by dots; alternatives of one step, newest first, by bars.
+    pub path: &'static str,
+    /// Whether the programs can do without it.
+    pub optional: bool,
+}
+
+macro_rules! offsets {
+    ($( $field:ident = $container:literal $path:literal $($optional:ident)?; )*) => {
+        /// Byte offsets of kernel struct members; [`ABSENT`] where the kernel has none.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        pub struct Offsets {
+            $(
+                #[doc = concat!("`", $container, ".", $path, "`")]
+                pub $field: u32,
+            )*
+        }
+
+        impl Offsets {
+            /// All absent.
+            pub const NONE: Self = Self { $( $field: ABSENT, )* };
+        }
+
+        /// The members behind [`Offsets`], in order of its fields.
+        pub const MEMBERS: &[Member] = &[
+            $( Member {
+                field: stringify!($field),
+                container: $container,
+                path: $path,
+                optional: offsets!(@optional $($optional)?),
+            }, )*
+        ];
+    };
+    (@optional optional) => { true };
+    (@optional) => { false };
+}
+
+offsets! {
+    task_pid = "task_struct" "pid";
+    task_tgid = "task_struct" "tgid";
+    task_group_leader = "task_struct" "group_leader";
+    task_start = "task_struct" "start_boottime|real_start_time";
+    task_real_parent = "task_struct" "real_parent";
+    task_cred = "task_struct" "cred";
+    task_comm = "task_struct" "comm";
+    task_exec_count = "task_struct" "self_exec_id";
+    task_login_uid = "task_struct" "loginuid.val" optional;
+    task_mm = "task_struct" "mm";
+    task_fs = "task_struct" "fs";
+    task_files = "task_struct" "files";
+    task_signal = "task_struct" "signal";
+    task_exit_code = "task_struct" "exit_code";
+    task_nsproxy = "task_struct" "nsproxy";
+    task_thread_status = "task_struct" "thread_info.status" optional;
+    cred_uid = "cred" "uid.val";
+    cred_euid = "cred" "euid.val";
+    cred_gid = "cred" "gid.val";
+    cred_egid = "cred" "egid.val";
+    cred_capabilities = "cred" "cap_effective";
+    signal_live = "signal_struct" "live.counter";
+    signal_group_exit_code = "signal_struct" "group_exit_code";
+    nsproxy_mount = "nsproxy" "mnt_ns";
+    nsproxy_pid = "nsproxy" "pid_ns_for_children";
+    mount_namespace_number = "mnt_namespace" "ns.inum";
+    pid_namespace_number = "pid_namespace" "ns.inum";
+    mm_arg_start = "mm_struct" "arg_start";
+    mm_arg_end = "mm_struct" "arg_end";
+    mm_env_start = "mm_struct" "env_start";
+    mm_env_end = "mm_struct" "env_end";
+    fs_pwd = "fs_struct" "pwd";
+    path_mount = "path" "mnt";
+    path_dentry = "path" "dentry";
+    files_table = "files_struct" "fdt";
+    table_max = "fdtable" "max_fds";
+    table_files = "fdtable" "fd";
+    file_path = "file" "f_path";
+    file_inode = "file" "f_inode";
+    file_mode = "file" "f_mode";
+    file_flags = "file" "f_flags";
+    file_private = "file" "private_data";
+    inode_number = "inode" "i_ino";
+    inode_super = "inode" "i_sb";
+    inode_mode = "inode" "i_mode";
+    inode_links = "inode" "i_nlink";
+    super_device = "super_block" "s_dev";
+    dentry_parent = "dentry" "d_parent";
+    dentry_name = "dentry" "d_name.name";
+    dentry_hash = "dentry" "d_name.hash";
+    mount_vfs = "mount" "mnt";
+    mount_parent = "mount" "mnt_parent";
+    mount_point = "mount" "mnt_mountpoint";
+    vfs_root = "vfsmount" "mnt_root";
+    bprm_file = "linux_binprm" "file";
+    bprm_filename = "linux_binprm" "filename";
+    bprm_interpreter = "linux_binprm" "interp";
+    socket_sock = "socket" "sk";
+    sock_protocol = "sock" "sk_protocol";
+    sock_family = "sock" "__sk_common.skc_family";
+    sock_remote_port = "sock" "__sk_common.skc_dport";
+    sock_local_port = "sock" "__sk_common.skc_num";
+    sock_remote_v4 = "sock" "__sk_common.skc_daddr";
+    sock_local_v4 = "sock" "__sk_common.skc_rcv_saddr";
+    sock_remote_v6 = "sock" "__sk_common.skc_v6_daddr" optional;
+    sock_local_v6 = "sock" "__sk_common.skc_v6_rcv_saddr" optional;
+    regs_number = "pt_regs" "orig_ax";
+    regs_di = "pt_regs" "di";
+    regs_si = "pt_regs" "si";
+    regs_dx = "pt_regs" "dx";
+    regs_r10 = "pt_regs" "r10";
+    regs_r8 = "pt_regs" "r8";
+    regs_bx = "pt_regs" "bx";
+    regs_cx = "pt_regs" "cx";
+}

@@ -1,0 +1,222 @@
+//! Life of processes: exec, fork, exit.
+
+use crate::{
+    SCOPE, SETTINGS, constant,
+    emit::{self, Record, count, cut},
+    in_scope,
+    kernel::{File, Task, load},
+    offset, path, wanted,
+};
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user_str, macros::map, maps::PerCpuArray, programs::BtfTracePointContext,
+};
+use core::ptr::read_volatile;
+use staghound_ebpf::{
+    ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, Exec, Exit, Fork, Header, Kind,
+    Loss, NAME_BYTES_MAX, Ring, Span, flags,
+};
+
+/// One environment variable being looked at, aligned so that its name can be compared by words.
+#[repr(C, align(8))]
+pub(crate) struct Variable([u64; ENV_VALUE_BYTES_MAX / 8]);
+
+#[map]
+static VARIABLE: PerCpuArray<Variable> = PerCpuArray::with_max_entries(1, 0);
+
+/// `sched_process_exec(task, old_pid, bprm)`: the new image is in place, its arguments lie on the new stack.
+#[inline(always)]
+pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
+    let task = Task::argument(ctx, 0);
+    if !in_scope(task.pid()) {
+        return Ok(());
+    }
+    let bprm: *const u8 = ctx.arg(2);
+    let mut record = Record::<Exec>::of_exec()?;
+    // SAFETY: the header lies in scratch memory.
+    unsafe { task.describe(Kind::Exec, record.header()) };
+
+    // SAFETY: `bprm` is the tracepoint's `struct linux_binprm *`.
+    let file = File::at(unsafe { load(bprm, offset!(bprm_file)) });
+    let executable = path::append(&mut record, file.mount()?, file.dentry()?)?;
+    let cwd = path::append_cwd(&mut record, task)?;
+    // SAFETY: as above.
+    let filename_address: u64 = unsafe { load(bprm, offset!(bprm_filename)) };
+    // SAFETY: as above.
+    let interpreter_address: u64 = unsafe { load(bprm, offset!(bprm_interpreter)) };
+    let start = record.used();
+    record.kernel_string(filename_address, 1024);
+    let filename = record.span_from(start);
+    let start = record.used();
+    record.kernel_string(interpreter_address, 1024);
+    let interpreter = record.span_from(start);
+
+    let memory = task.memory();
+    // SAFETY: pointers of known BTF type.
+    let arg_start: u64 = unsafe { load(memory, offset!(mm_arg_start)) };
+    // SAFETY: as above.
+    let arg_end: u64 = unsafe { load(memory, offset!(mm_arg_end)) };
+    // SAFETY: as above.
+    let env_start: u64 = unsafe { load(memory, offset!(mm_env_start)) };
+    // SAFETY: as above.
+    let env_end: u64 = unsafe { load(memory, offset!(mm_env_end)) };
+    let env = append_env(&mut record, env_start, env_end);
+    let args_bytes = arg_end.wrapping_sub(arg_start);
+    let start = record.used();
+    if args_bytes > ARGS_BYTES_MAX as u64 {
+        cut(&record, flags::ARGS_CUT);
+    }
+    if args_bytes > 0 && !record.user_bytes::<{ ARGS_BYTES_MAX as u32 }>(arg_start, args_bytes) {
+        record.flag(flags::FAULT);
+    }
+    let args = record.span_from(start);
+
+    let inode = file.inode()?;
+    let (mount_namespace, pid_namespace) = task.namespaces();
+    let body = Exec {
+        inode: inode.number()?,
+        device: inode.device()?,
+        nlink: inode.links()?,
+        mode: u32::from(inode.mode()?),
+        mount_namespace,
+        pid_namespace,
+        args_bytes: if args_bytes > u64::from(u32::MAX) {
+            u32::MAX
+        } else {
+            args_bytes as u32
+        },
+        executable,
+        cwd,
+        filename,
+        interpreter,
+        env,
+        args,
+    };
+    // SAFETY: the body lies in scratch memory.
+    unsafe { record.body().write(body) };
+    record.submit(Ring::Process)
+}
+
+/// Appends the allow-listed variables. Each is read alone, so that the others never leave the kernel.
+#[inline(always)]
+fn append_env(record: &mut Record<Exec>, env_start: u64, env_end: u64) -> Span {
+    let start = record.used();
+    let Some(variable) = VARIABLE.get_ptr_mut(0) else {
+        return Span::default();
+    };
+    let mut at = env_start;
+    for _ in 0..ENV_SCANNED_MAX {
+        if at >= env_end {
+            return record.span_from(start);
+        }
+        // SAFETY: `variable` has that many bytes; the helper checks the source.
+        let read = unsafe { bpf_probe_read_user_str(variable.cast(), ENV_VALUE_BYTES_MAX as u32, at as *const _) };
+        if read <= 0 {
+            record.flag(flags::FAULT);
+            return record.span_from(start);
+        }
+        if is_listed(variable) {
+            if record.used() - start >= (ENV_BYTES_MAX - ENV_VALUE_BYTES_MAX) as u32 {
+                break;
+            }
+            record.user_string(at, ENV_VALUE_BYTES_MAX as u32);
+        }
+        if read as usize == ENV_VALUE_BYTES_MAX {
+            record.flag(flags::ENV_CUT);
+        }
+        at += read as u64;
+    }
+    cut(record, flags::ENV_CUT);
+    record.span_from(start)
+}
+
+/// Whether a name is allow-listed. Compares without branches: one verifier state whatever the environment holds.
+#[inline(always)]
+fn is_listed(variable: *const Variable) -> bool {
+    // SAFETY: a valid map value, larger than that.
+    let words = unsafe { read_volatile(variable.cast::<[u64; 3]>()) };
+    let mut all_differ = u64::MAX;
+    for index in 0..ENV_NAMES_MAX {
+        let name = constant(&SETTINGS.env_names[index]);
+        let difference = ((words[0] & name.mask[0]) ^ name.value[0])
+            | ((words[1] & name.mask[1]) ^ name.value[1])
+            | ((words[2] & name.mask[2]) ^ name.value[2]);
+        // All ones when they differ, zero when they are equal.
+        all_differ &= ((difference | difference.wrapping_neg()) as i64 >> 63) as u64;
+    }
+    all_differ == 0
+}
+
+#[repr(C)]
+struct ForkRecord {
+    header: Header,
+    body: Fork,
+}
+
+/// `sched_process_fork(parent, child)`: the child exists and has not run yet.
+#[inline(always)]
+pub(crate) fn fork(ctx: &BtfTracePointContext) -> Result<(), Loss> {
+    let parent = Task::argument(ctx, 0);
+    let child = Task::argument(ctx, 1);
+    let child_pid = child.pid();
+    if child_pid == parent.pid() || !in_scope(parent.pid()) {
+        return Ok(());
+    }
+    if constant(&SETTINGS.scoped) != 0 && SCOPE.insert(child_pid, 1, 0).is_err() {
+        count(Loss::ScopeFull);
+    }
+    let (mount_namespace, pid_namespace) = child.namespaces();
+    let mut record = ForkRecord {
+        header: Header::default(),
+        body: Fork {
+            child_start_ns: child.start_ns(),
+            child_pid,
+            child_ppid: child.parent_pid(),
+            mount_namespace,
+            pid_namespace,
+        },
+    };
+    // SAFETY: the header is ours.
+    unsafe { parent.describe(Kind::Fork, &raw mut record.header) };
+    // SAFETY: the record begins with a header, and both parts are free of padding by construction.
+    unsafe { emit::submit(Ring::Process, &mut record) }
+}
+
+#[repr(C)]
+struct ExitRecord {
+    header: Header,
+    body: Exit,
+}
+
+/// `sched_process_exit(task)`: reported when the last thread of the group goes.
+#[inline(always)]
+pub(crate) fn exit(ctx: &BtfTracePointContext) -> Result<(), Loss> {
+    let task = Task::argument(ctx, 0);
+    let signal = task.signal();
+    // SAFETY: a pointer of known BTF type.
+    let live: i32 = unsafe { load(signal, offset!(signal_live)) };
+    let pid = task.pid();
+    // The count was taken down before the tracepoint (kernel/exit.c, do_exit, 5.10 to 7.x).
+    if live != 0 || !wanted(pid) {
+        return Ok(());
+    }
+    if constant(&SETTINGS.scoped) != 0 {
+        // Absent only if the map was full when it was made, which was counted then.
+        let _absent = SCOPE.remove(pid);
+    }
+    // SAFETY: as above.
+    let group: u32 = unsafe { load(signal, offset!(signal_group_exit_code)) };
+    let own = task.exit_code();
+    let mut record = ExitRecord {
+        header: Header::default(),
+        body: Exit {
+            status: if group != 0 { group } else { own },
+            reserved: 0,
+        },
+    };
+    // SAFETY: the header is ours.
+    unsafe { task.describe(Kind::Exit, &raw mut record.header) };
+    // SAFETY: as for `ForkRecord`.
+    unsafe { emit::submit(Ring::Process, &mut record) }
+}
+
+const _: () = assert!(NAME_BYTES_MAX <= 8 * 1024);

@@ -1,0 +1,353 @@
+//! Records: header, bodies, kinds, flags, losses.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of a task's name, its terminating NUL included (`TASK_COMM_LEN`).
+pub const COMM_BYTES: usize = 16;
+
+/// What a record tells.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A process replaced its image; body [`Exec`].
+    Exec = 1,
+    /// A process was made; body [`Fork`].
+    Fork = 2,
+    /// The last thread of a process ended; body [`Exit`].
+    Exit = 3,
+    /// A file was opened; body [`Open`].
+    Open = 4,
+    /// A file was renamed; body [`PathChange`].
+    Rename = 5,
+    /// A name was removed; body [`PathChange`].
+    Unlink = 6,
+    /// A mode was changed; body [`PathChange`].
+    Chmod = 7,
+    /// A process changed its working directory; body [`Chdir`].
+    Chdir = 8,
+    /// A socket was connected; body [`Socket`].
+    Connect = 9,
+    /// A socket listens; body [`Socket`].
+    Listen = 10,
+    /// A connection was accepted; body [`Socket`].
+    Accept = 11,
+    /// A datagram was sent to port 53; body [`Socket`] with its first bytes.
+    Send = 12,
+}
+
+impl Kind {
+    /// Every kind, in order of its number.
+    pub const ALL: [Self; 12] = [
+        Self::Exec,
+        Self::Fork,
+        Self::Exit,
+        Self::Open,
+        Self::Rename,
+        Self::Unlink,
+        Self::Chmod,
+        Self::Chdir,
+        Self::Connect,
+        Self::Listen,
+        Self::Accept,
+        Self::Send,
+    ];
+
+    /// The kind of this number.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+}
+
+/// The two ring buffers, so that a flood of file events cannot push out the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Process and network records.
+    Process,
+    /// File records.
+    File,
+}
+
+/// Bits of [`Header::flags`].
+pub mod flags {
+    /// A path had more components or bytes than are carried; its root part is missing.
+    pub const PATH_CUT: u16 = 1;
+    /// The arguments are longer than what is carried.
+    pub const ARGS_CUT: u16 = 1 << 1;
+    /// The environment holds more variables, or longer ones, than were looked at.
+    pub const ENV_CUT: u16 = 1 << 2;
+    /// The path ends at a root that is not mounted, as for a memfd or a removed tree.
+    pub const DETACHED: u16 = 1 << 3;
+    /// The system call came through a 32-bit entry.
+    pub const COMPAT: u16 = 1 << 4;
+    /// Part of the record could not be read.
+    pub const FAULT: u16 = 1 << 5;
+    /// The remote address is what the process passed, not what the kernel kept.
+    pub const ADDRESS_PASSED: u16 = 1 << 6;
+}
+
+/// Why something was lost or is incomplete; one per-CPU counter each, in this order.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The process ring was full: a record is gone.
+    ProcessRingFull = 0,
+    /// The file ring was full: a record is gone.
+    FileRingFull = 1,
+    /// A descriptor was closed or replaced before it could be looked at: a record is gone.
+    DescriptorGone = 2,
+    /// Kernel memory could not be read: a record is gone.
+    ReadFailed = 3,
+    /// The map of processes in scope was full: a process tree may go unseen.
+    ScopeFull = 4,
+    /// The program for a system call is not loaded: a record is gone.
+    ProgramMissing = 5,
+    /// A message of a batch beyond the fourth, or of a 32-bit caller, was not looked at: a record is gone.
+    MessageSkipped = 6,
+    /// A path was cut; the record carries a flag.
+    PathCut = 7,
+    /// Arguments were cut; the record carries a flag.
+    ArgsCut = 8,
+    /// Environment was cut; the record carries a flag.
+    EnvCut = 9,
+    /// Not a loss: an equal open was counted instead of reported.
+    Deduplicated = 10,
+}
+
+impl Loss {
+    /// Every loss, in order of its number.
+    pub const ALL: [Self; 11] = [
+        Self::ProcessRingFull,
+        Self::FileRingFull,
+        Self::DescriptorGone,
+        Self::ReadFailed,
+        Self::ScopeFull,
+        Self::ProgramMissing,
+        Self::MessageSkipped,
+        Self::PathCut,
+        Self::ArgsCut,
+        Self::EnvCut,
+        Self::Deduplicated,
+    ];
+
+    /// Its name in metrics and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ProcessRingFull => "process_ring_full",
+            Self::FileRingFull => "file_ring_full",
+            Self::DescriptorGone => "descriptor_gone",
+            Self::ReadFailed => "read_failed",
+            Self::ScopeFull => "scope_full",
+            Self::ProgramMissing => "program_missing",
+            Self::MessageSkipped => "message_skipped",
+            Self::PathCut => "path_cut",
+            Self::ArgsCut => "args_cut",
+            Self::EnvCut => "env_cut",
+            Self::Deduplicated => "deduplicated",
+        }
+    }
+
+    /// Whether a whole event is gone, so that a run cannot be judged.
+    #[must_use]
+    pub fn loses_event(self) -> bool {
+        match self {
+            Self::ProcessRingFull
+            | Self::FileRingFull
+            | Self::DescriptorGone
+            | Self::ReadFailed
+            | Self::ScopeFull
+            | Self::ProgramMissing
+            | Self::MessageSkipped => true,
+            Self::PathCut | Self::ArgsCut | Self::EnvCut | Self::Deduplicated => false,
+        }
+    }
+}
+
+/// Part of a record's variable data.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Span {
+    /// First byte, counted from the end of the body.
+    pub offset: u16,
+    /// Bytes.
+    pub len: u16,
+}
+
+/// First part of every record: what happened when, and who did it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Header {
+    /// Nanoseconds since boot (`CLOCK_BOOTTIME`).
+    pub time_ns: u64,
+    /// When the thread group's leader started, in nanoseconds since boot; with `pid` it identifies a process.
+    pub start_ns: u64,
+    /// Control group (v2) of the task.
+    pub cgroup_id: u64,
+    /// Effective capabilities.
+    pub capabilities: u64,
+    /// [`Kind`] of the record.
+    pub kind: u16,
+    /// Bits of [`flags`].
+    pub flags: u16,
+    /// Bytes of the whole record.
+    pub len: u32,
+    /// Thread group, in the initial pid namespace.
+    pub pid: u32,
+    /// Thread, in the initial pid namespace.
+    pub tid: u32,
+    /// Parent's thread group, in the initial pid namespace.
+    pub ppid: u32,
+    /// How often the thread group has exec'ed, as the kernel counts it (inherited on fork; wraps).
+    pub exec_count: u32,
+    /// Real user id, in the initial user namespace; so are the other three.
+    pub uid: u32,
+    /// Effective user id.
+    pub euid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Effective group id.
+    pub egid: u32,
+    /// Login user id; `u32::MAX` when nobody logged in.
+    pub login_uid: u32,
+    /// System call number as the caller's ABI counts it; 0 where none is known.
+    pub syscall: u32,
+    /// Name of the thread, NUL-terminated.
+    pub comm: [u8; COMM_BYTES],
+}
+
+/// A process replaced its image.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Exec {
+    /// Inode of the executable.
+    pub inode: u64,
+    /// Device of the executable, as the kernel keeps it.
+    pub device: u32,
+    /// Links to the inode; 0 when it was removed.
+    pub nlink: u32,
+    /// Type and permission bits of the executable.
+    pub mode: u32,
+    /// Mount namespace.
+    pub mount_namespace: u32,
+    /// Pid namespace.
+    pub pid_namespace: u32,
+    /// Bytes of the arguments before they were cut.
+    pub args_bytes: u32,
+    /// Executable: components from leaf to root, each NUL-terminated.
+    pub executable: Span,
+    /// Working directory, likewise.
+    pub cwd: Span,
+    /// What the caller asked to run (`bprm->filename`): for a script, the script.
+    pub filename: Span,
+    /// What runs it (`bprm->interp`): for a script, its interpreter.
+    pub interpreter: Span,
+    /// Selected environment variables, each NUL-terminated.
+    pub env: Span,
+    /// Arguments, each NUL-terminated.
+    pub args: Span,
+}
+
+/// A process was made. The header tells of its maker.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Fork {
+    /// When the child started, in nanoseconds since boot.
+    pub child_start_ns: u64,
+    /// Thread group of the child, in the initial pid namespace.
+    pub child_pid: u32,
+    /// Parent that the kernel gave the child; with `CLONE_PARENT` not its maker.
+    pub child_ppid: u32,
+    /// Mount namespace of the child.
+    pub mount_namespace: u32,
+    /// Pid namespace of the child.
+    pub pid_namespace: u32,
+}
+
+/// The last thread of a process ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Exit {
+    /// As `wait(2)` encodes it: exit code << 8, or the signal, with 0x80 when it dumped core.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A file was opened.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Open {
+    /// Inode number.
+    pub inode: u64,
+    /// Device, as the kernel keeps it.
+    pub device: u32,
+    /// File type and permission bits.
+    pub mode: u32,
+    /// Open flags (`f_flags`, `O_*`).
+    pub open_flags: u32,
+    /// Kernel's file mode (`f_mode`): 1 read, 2 write, 0x100000 created by this open.
+    pub file_mode: u32,
+    /// The descriptor.
+    pub descriptor: u32,
+    /// Equal opens by the same process image that were counted instead of reported since the last report.
+    pub suppressed: u32,
+    /// Components from leaf to root, each NUL-terminated.
+    pub path: Span,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A name was changed or removed, or a mode changed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PathChange {
+    /// What the system call returned.
+    pub result: i32,
+    /// Mode that was asked for, or flags of the call.
+    pub argument: u32,
+    /// Directory that `name` is relative to, or the object itself when `name` is empty: components from leaf to root.
+    pub base: Span,
+    /// Path as the process passed it, NUL-terminated.
+    pub name: Span,
+    /// Likewise for the new name of a rename.
+    pub new_base: Span,
+    /// Likewise for the new name of a rename.
+    pub new_name: Span,
+}
+
+/// A process changed its working directory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Chdir {
+    /// Components from leaf to root, each NUL-terminated.
+    pub path: Span,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A socket was connected, listens, was accepted or sent from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Socket {
+    /// Local address: 16 bytes for IPv6, the first four for IPv4.
+    pub local: [u8; 16],
+    /// Remote address, likewise.
+    pub remote: [u8; 16],
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+    /// Address family (`AF_*`).
+    pub family: u16,
+    /// Transport protocol (`IPPROTO_*`).
+    pub protocol: u16,
+    /// What the system call returned.
+    pub result: i32,
+    /// The descriptor.
+    pub descriptor: u32,
+    /// For `AF_UNIX`, the path or abstract name; for a datagram, its first bytes.
+    pub data: Span,
+    /// Zero.
+    pub reserved: u32,
+}
