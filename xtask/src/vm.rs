@@ -1,0 +1,324 @@
+//! Boots a guest with another kernel and runs the live tests in it.
+//!
+//! The guest is an initramfs and nothing else: no disk, no network, no modules. So every program in it is linked
+//! statically. That is glibc's static form of the very target the host uses: it needs no other toolchain and no other C
+//! library than the one gcc brings, and what runs in the guest differs from the product in nothing but the link.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::command::{cargo, find, output, program, run_lines, tell};
+use crate::stage::Tests;
+use crate::{setup, workspace};
+
+pub(crate) use kernel::Kernel;
+
+mod kernel;
+
+mod initramfs;
+
+mod guest;
+
+use initramfs::Archive;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Where things are in the guest.
+const GUEST_BINARIES: &str = "tests/bin";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Kernel::V6_1)]
+    kernel: Kernel,
+    /// Every kernel, one after another
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
+    /// Only test programs whose name contains this
+    #[arg(long)]
+    program: Option<String>,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Fetch the kernel again, for a newer package
+    #[arg(long)]
+    refresh: bool,
+    /// Minutes until the guest is killed
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout_min: u64,
+    /// Run this test program (linked statically) instead of building the live tests; for work on the guest itself
+    #[arg(long, requires = "init")]
+    with: Vec<PathBuf>,
+    /// First process of the guest, when `--with` is given
+    #[arg(long, requires = "with")]
+    init: Option<PathBuf>,
+}
+
+impl Options {
+    /// What `cargo xtask test` runs.
+    pub(crate) fn of_test(full: bool) -> Options {
+        Options {
+            kernel: Kernel::V6_1,
+            all: full,
+            program: None,
+            filter: None,
+            refresh: false,
+            timeout_min: 25,
+            with: Vec::new(),
+            init: None,
+        }
+    }
+
+    pub(crate) fn kernels(&self) -> Vec<Kernel> {
+        if self.all {
+            Kernel::ALL.to_vec()
+        } else {
+            vec![self.kernel]
+        }
+    }
+}
+
+/// Programs that were linked for the guest.
+struct Programs {
+    init: PathBuf,
+    /// Those that tests start: agent, collector, actor, load. Named in the guest as here.
+    helpers: Vec<PathBuf>,
+    /// Those that are tests.
+    tests: Vec<PathBuf>,
+}
+
+/// Runs the live tests under one kernel.
+pub(crate) fn run(kernel: Kernel, options: &Options, tests: &mut Tests) -> Result<()> {
+    setup::tools(&setup::VM_TOOLS)?;
+    let kernel_image = kernel::fetch(kernel, options.refresh)?;
+    let programs = match &options.init {
+        Some(init) => Programs {
+            init: init.clone(),
+            helpers: Vec::new(),
+            tests: options.with.clone(),
+        },
+        None => build_programs()?,
+    };
+    let directory = workspace::target().join("vm");
+    let initramfs = directory.join(format!("initramfs-{kernel}.cpio"));
+    pack(&programs, options, &initramfs)?;
+
+    let timeout = Duration::from_secs(options.timeout_min * 60);
+    let end = guest::boot(&kernel_image, &initramfs, timeout)?;
+    tests.passed += end.passed;
+    tests.failed += end.failed;
+    ensure!(
+        end.programs > 0 && end.passed + end.failed > 0,
+        "no test ran in the guest"
+    );
+    if end.failed > 0 || end.failed_programs > 0 {
+        bail!(
+            "{} tests failed in {} of {} programs",
+            end.failed,
+            end.failed_programs,
+            end.programs
+        );
+    }
+    Ok(())
+}
+
+fn build_programs() -> Result<Programs> {
+    setup::build_tools()?;
+    let mut helpers = Vec::new();
+    let mut init = None;
+    let packages = [
+        "--package",
+        "staghound",
+        "--package",
+        "staghound-collector",
+        "--package",
+        "staghound-tests",
+    ];
+    for executable in executables(&[&["build", "--bins"], packages.as_slice()].concat(), Built::Program)? {
+        if executable.file_name() == Some("vm-init".as_ref()) {
+            init = Some(executable);
+        } else {
+            helpers.push(executable);
+        }
+    }
+    let tests = executables(
+        &["test", "--no-run", "--tests", "--package", "staghound-tests"],
+        Built::Test,
+    )?;
+    ensure!(!tests.is_empty(), "package staghound-tests has no test programs");
+    Ok(Programs {
+        init: init.context("cargo built no `vm-init`")?,
+        helpers,
+        tests,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Built {
+    Program,
+    Test,
+}
+
+/// Builds for the guest and returns the executables cargo reports.
+fn executables(arguments: &[&str], wanted: Built) -> Result<Vec<PathBuf>> {
+    let mut command = cargo(arguments);
+    command
+        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        // For this target only: the kernel object and build scripts must not be linked like this.
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static",
+        )
+        // The guest is emulated: a little optimisation at compile time saves minutes there. Debug information would
+        // only make the initramfs ten times as large.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
+        .env("CARGO_PROFILE_DEV_STRIP", "symbols");
+    let mut found = Vec::new();
+    let succeeded = run_lines(&mut command, |line| found.extend(executable(line, wanted)))?;
+    ensure!(succeeded, "cannot build for the guest; cargo's messages are above");
+    Ok(found)
+}
+
+/// The path in one of cargo's messages, if it is about an executable of the wanted sort.
+fn executable(line: &str, wanted: Built) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let path = PathBuf::from(message.get("executable")?.as_str()?);
+    let is_test = message.pointer("/profile/test")?.as_bool()?;
+    (is_test == (wanted == Built::Test)).then_some(path)
+}
+
+/// Writes the guest's only file system.
+fn pack(programs: &Programs, options: &Options, path: &Path) -> Result<()> {
+    let mut archive = Archive::create(path)?;
+    for directory in [
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "tests",
+        GUEST_BINARIES,
+        "tmp",
+        "usr",
+        "usr/bin",
+        "usr/sbin",
+        "var",
+        "var/lib",
+        "var/log",
+        "var/tmp",
+    ] {
+        archive.directory(directory, 0o755)?;
+    }
+    // The first process writes to it before it can mount anything.
+    archive.character_device("dev/console", 0o600, 5, 1)?;
+    archive.character_device("dev/null", 0o666, 1, 3)?;
+
+    archive.text(
+        "etc/passwd",
+        0o644,
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    )?;
+    archive.text("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n")?;
+    // No password can have these hashes: there is nothing to protect in the guest, only something to read.
+    archive.text(
+        "etc/shadow",
+        0o640,
+        "root:*:20000:0:99999:7:::\nnobody:*:20000:0:99999:7:::\n",
+    )?;
+    archive.text("etc/hostname", 0o644, "staghound-vm\n")?;
+    archive.text("etc/hosts", 0o644, "127.0.0.1 localhost staghound-vm\n::1 localhost\n")?;
+    archive.text("etc/machine-id", 0o444, "57a6000000000000000000000000beef\n")?;
+    archive.text(
+        "etc/os-release",
+        0o644,
+        "ID=staghound-vm\nNAME=\"Staghound test guest\"\n",
+    )?;
+
+    let busybox = find("busybox").context("busybox is not in PATH")?;
+    archive.file("bin/busybox", 0o755, &busybox)?;
+    for applet in output(program(&busybox).arg("--list"))?
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
+        archive.symbolic_link(&format!("bin/{applet}"), "/bin/busybox")?;
+    }
+
+    archive.file("init", 0o755, &programs.init)?;
+    for helper in &programs.helpers {
+        archive.file(&format!("{GUEST_BINARIES}/{}", name(helper)?), 0o755, helper)?;
+    }
+    let mut list = String::new();
+    for test in &programs.tests {
+        let name = name(test)?;
+        if options
+            .program
+            .as_ref()
+            .is_some_and(|wanted| !name.contains(wanted.as_str()))
+        {
+            continue;
+        }
+        archive.file(&format!("{GUEST_BINARIES}/{name}"), 0o755, test)?;
+        list.push_str(&format!(
+            "/{GUEST_BINARIES}/{name} {}\n",
+            options.filter.as_deref().unwrap_or_default()
+        ));
+    }
+    ensure!(
+        !list.is_empty(),
+        "no test program has a name that contains the one given with --program"
+    );
+    archive.text("tests/list", 0o644, &list)?;
+    archive.text(
+        "tests/env",
+        0o644,
+        &format!(
+            "STAGHOUND_BIN=/{GUEST_BINARIES}/staghound\n\
+             STAGHOUND_COLLECTOR_BIN=/{GUEST_BINARIES}/staghound-collector\n\
+             STAGHOUND_ACTOR_BIN=/{GUEST_BINARIES}/actor\n\
+             STAGHOUND_VM=1\n\
+             STAGHOUND_VM_PROGRAM_TIMEOUT_S={}\n",
+            // What hangs is named by the guest before the host kills it.
+            options.timeout_min * 60 * 2 / 3
+        ),
+    )?;
+    let bytes = archive.finish()?;
+    tell(&format!(
+        "packed {} ({} MiB, {} test programs)",
+        path.display(),
+        bytes >> 20,
+        list.lines().count()
+    ));
+    Ok(())
+}
+
+fn name(path: &Path) -> Result<&str> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} has no plain name", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Built, executable};
+
+    #[test]
+    fn executables_are_told_apart() {
+        let program = r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/staghound"}"#;
+        let test = r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/deps/live-1"}"#;
+        let library = r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":null}"#;
+        assert_eq!(executable(program, Built::Program), Some("/t/staghound".into()));
+        assert_eq!(executable(program, Built::Test), None);
+        assert_eq!(executable(test, Built::Test), Some("/t/deps/live-1".into()));
+        assert_eq!(executable(test, Built::Program), None);
+        for line in [library, "{}", "not JSON", ""] {
+            assert_eq!(executable(line, Built::Program), None, "{line}");
+        }
+    }
+}
