@@ -1,0 +1,65 @@
+//! Builds the kernel half for its own target and hands the agent its object and its digest.
+//!
+//! The pinned stable compiler builds it (`RUSTC_BOOTSTRAP=1` lets it build `core` for the BPF target), so that one
+//! toolchain is enough; see ARCHITECTURE.md, decision 2.
+
+use anyhow::{Context as _, Result};
+use aya_build::{Package, Toolchain};
+use std::{env, fs, path::Path, process::Command};
+
+fn main() -> Result<()> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf");
+    // SAFETY: a build script has one thread here, and nobody reads the environment meanwhile.
+    unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    aya_build::build_ebpf(
+        [Package {
+            name: "staghound-ebpf",
+            root_dir: root,
+            no_default_features: false,
+            features: &[],
+        }],
+        Toolchain::Custom("1.95.0"),
+    )
+    .context(
+        "cannot build the BPF programs; `cargo xtask build` installs what they need (rust-src, bpf-linker 0.10.0)",
+    )?;
+    let object = Path::new(&env::var("OUT_DIR")?).join("staghound-bpf");
+    name_unions_as_the_kernel_allows(&object).with_context(|| format!("cannot mend {}", object.display()))?;
+    println!("cargo:rustc-env=STAGHOUND_COMMIT={}", commit());
+    Ok(())
+}
+
+/// The kernel refuses type information with `<` in a name. bpf-linker 0.10 rewrites such names of structs, but not of
+/// unions, and one gets in by aya-log's `Global<u8>`, which holds a `MaybeUninit<u8>`. Same length, so nothing moves.
+fn name_unions_as_the_kernel_allows(object: &Path) -> Result<()> {
+    const REFUSED: &[u8] = b"MaybeUninit<u8>\0";
+    const ALLOWED: &[u8] = b"MaybeUninit_u8_\0";
+    let mut bytes = fs::read(object)?;
+    let places: Vec<usize> = bytes
+        .windows(REFUSED.len())
+        .enumerate()
+        .filter(|(_, window)| *window == REFUSED)
+        .map(|(at, _)| at)
+        .collect();
+    for at in places {
+        bytes[at..at + ALLOWED.len()].copy_from_slice(ALLOWED);
+    }
+    Ok(fs::write(object, bytes)?)
+}
+
+/// The commit being built, or `unknown` outside a repository.
+fn commit() -> String {
+    let head = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.git/logs/HEAD"));
+    if head.exists() {
+        println!("cargo:rerun-if-changed={}", head.display());
+    }
+    Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .map_or_else(
+            || "unknown".to_owned(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        )
+}

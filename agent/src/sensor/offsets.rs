@@ -1,0 +1,283 @@
+//! Resolves offsets of kernel struct members from the running kernel's BTF.
+//!
+//! Reads the raw section twice: once to find where each type begins and which structs we need, once along the members of
+//! those. Layout: Documentation/bpf/btf.rst.
+
+use std::{fs, io};
+
+use staghound_ebpf::{ABSENT, MEMBERS, Member, Offsets};
+use zerocopy::FromBytes as _;
+
+/// Where the kernel describes its types.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+const MAGIC: u16 = 0xeb9f;
+/// Typedefs and qualifiers around a struct, and anonymous structs inside one, are few; a loop is a broken section.
+const DEPTH_MAX: u32 = 32;
+
+/// Why offsets cannot be resolved.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetsError {
+    /// The kernel does not describe its types.
+    #[error(
+        "this kernel has no type information at {VMLINUX} ({0}); it needs CONFIG_DEBUG_INFO_BTF=y: install a distribution kernel of 5.10 or newer, or mount sysfs"
+    )]
+    NoBtf(io::Error),
+    /// The section is not what it should be.
+    #[error("the kernel's type information is damaged: {0}")]
+    Damaged(&'static str),
+    /// A member is not there.
+    #[error(
+        "this kernel has no `{container}.{path}`, which the sensor cannot do without; please report the kernel's release"
+    )]
+    NoMember {
+        /// Kernel struct.
+        container: &'static str,
+        /// Path of members.
+        path: &'static str,
+    },
+}
+
+/// Offsets for the running kernel.
+///
+/// # Errors
+/// The kernel has no BTF, or lacks a member that no program can do without.
+pub fn of_running_kernel() -> Result<Offsets, OffsetsError> {
+    resolve(&fs::read(VMLINUX).map_err(OffsetsError::NoBtf)?)
+}
+
+/// Offsets from a raw BTF section.
+///
+/// # Errors
+/// The section is damaged, or lacks a member that no program can do without.
+pub fn resolve(section: &[u8]) -> Result<Offsets, OffsetsError> {
+    let types = Types::parse(section)?;
+    let mut offsets = Vec::with_capacity(MEMBERS.len() * 4);
+    for member in MEMBERS {
+        let offset = match types.offset(member)? {
+            Some(offset) => offset,
+            None if member.optional => ABSENT,
+            None => {
+                return Err(OffsetsError::NoMember {
+                    container: member.container,
+                    path: member.path,
+                });
+            }
+        };
+        offsets.extend_from_slice(&offset.to_ne_bytes());
+    }
+    Ok(Offsets::read_from_bytes(&offsets).expect("Offsets is one u32 per member"))
+}
+
+#[derive(Clone, Copy)]
+struct Header {
+    name: u32,
+    kind: u32,
+    members: u32,
+    bitfields: bool,
+    /// Size or referred type.
+    size_or_type: u32,
+}
+
+mod kind {
+    pub(super) const STRUCT: u32 = 4;
+    pub(super) const UNION: u32 = 5;
+    pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const VOLATILE: u32 = 9;
+    pub(super) const CONST: u32 = 10;
+    pub(super) const RESTRICT: u32 = 11;
+    pub(super) const TYPE_TAG: u32 = 18;
+}
+
+struct Types<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// Where each type begins; type 0 is void.
+    starts: Vec<u32>,
+    /// The structs that members are wanted of.
+    containers: Vec<(&'static str, u32)>,
+}
+
+impl<'a> Types<'a> {
+    fn parse(section: &'a [u8]) -> Result<Self, OffsetsError> {
+        let word = |at: usize| u32_at(section, at).ok_or(OffsetsError::Damaged("header is cut short"));
+        if section.get(..2) != Some(&MAGIC.to_ne_bytes()[..]) {
+            return Err(OffsetsError::Damaged("wrong magic number"));
+        }
+        let part = |offset: u32, len: u32| {
+            let start = (word(4)? as usize).saturating_add(offset as usize);
+            section
+                .get(start..start.saturating_add(len as usize))
+                .ok_or(OffsetsError::Damaged("a part lies outside of the section"))
+        };
+        let types = part(word(8)?, word(12)?)?;
+        let strings = part(word(16)?, word(20)?)?;
+        let mut this = Self {
+            types,
+            strings,
+            starts: vec![0],
+            containers: Vec::new(),
+        };
+        this.index()?;
+        Ok(this)
+    }
+
+    fn index(&mut self) -> Result<(), OffsetsError> {
+        let mut wanted: Vec<&'static str> = MEMBERS.iter().map(|member| member.container).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut at = 0;
+        while at < self.types.len() {
+            let start = u32::try_from(at).map_err(|_| OffsetsError::Damaged("section is too large"))?;
+            self.starts.push(start);
+            let header = self.header_at(at).ok_or(OffsetsError::Damaged("a type is cut short"))?;
+            if header.kind == kind::STRUCT
+                && header.members > 0
+                && let Ok(index) = wanted.binary_search_by(|name| name.as_bytes().cmp(self.name(header.name)))
+                && !self.containers.iter().any(|(name, _)| *name == wanted[index])
+            {
+                let id = u32::try_from(self.starts.len() - 1).map_err(|_| OffsetsError::Damaged("too many types"))?;
+                self.containers.push((wanted[index], id));
+            }
+            at += 12 + Self::tail(header).ok_or(OffsetsError::Damaged("a type is of an unknown kind"))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that follow a type's header, by its kind.
+    fn tail(header: Header) -> Option<usize> {
+        let members = header.members as usize;
+        Some(match header.kind {
+            1 | 14 | 17 => 4,                                // int, variable, declaration tag
+            3 => 12,                                         // array
+            kind::STRUCT | kind::UNION | 19 => 12 * members, // struct, union, 64-bit enum
+            6 | 13 => 8 * members,                           // enum, function prototype
+            15 => 12 * members,                              // data section
+            2 | 7..=12 | 16 | 18 => 0, // pointer, forward, typedef, qualifiers, function, float, type tag
+            _ => return None,
+        })
+    }
+
+    fn header_at(&self, at: usize) -> Option<Header> {
+        let info = u32_at(self.types, at + 4)?;
+        Some(Header {
+            name: u32_at(self.types, at)?,
+            kind: (info >> 24) & 0x1f,
+            members: info & 0xffff,
+            bitfields: info >> 31 == 1,
+            size_or_type: u32_at(self.types, at + 8)?,
+        })
+    }
+
+    fn header(&self, id: u32) -> Option<(usize, Header)> {
+        let at = *self.starts.get(id as usize).filter(|_| id != 0)? as usize;
+        Some((at, self.header_at(at)?))
+    }
+
+    fn name(&self, offset: u32) -> &'a [u8] {
+        let text = self.strings.get(offset as usize..).unwrap_or_default();
+        &text[..memchr::memchr(0, text).unwrap_or(text.len())]
+    }
+
+    /// The type behind typedefs, qualifiers and tags.
+    fn peel(&self, mut id: u32) -> Option<u32> {
+        for _ in 0..DEPTH_MAX {
+            let (_, header) = self.header(id)?;
+            match header.kind {
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
+                    id = header.size_or_type;
+                }
+                _ => return Some(id),
+            }
+        }
+        None
+    }
+
+    fn offset(&self, member: &Member) -> Result<Option<u32>, OffsetsError> {
+        let Some(&(_, mut id)) = self.containers.iter().find(|(name, _)| *name == member.container) else {
+            return Ok(None);
+        };
+        let mut bits = 0_u32;
+        for step in member.path.split('.') {
+            let found = step.split('|').find_map(|name| self.find(id, name.as_bytes(), 0));
+            let Some((offset, member_type)) = found else {
+                return Ok(None);
+            };
+            bits += offset;
+            id = self.peel(member_type).unwrap_or(0);
+        }
+        if !bits.is_multiple_of(8) {
+            return Err(OffsetsError::Damaged("a member that must be whole is a bit field"));
+        }
+        Ok(Some(bits / 8))
+    }
+
+    /// Offset in bits and type of a member, looked for in anonymous members too.
+    fn find(&self, container: u32, wanted: &[u8], depth: u32) -> Option<(u32, u32)> {
+        let (at, header) = self.header(self.peel(container)?)?;
+        if depth > DEPTH_MAX || !(header.kind == kind::STRUCT || header.kind == kind::UNION) {
+            return None;
+        }
+        let mut anonymous = Vec::new();
+        for index in 0..header.members as usize {
+            let member = at + 12 + index * 12;
+            let name = self.name(u32_at(self.types, member)?);
+            let member_type = u32_at(self.types, member + 4)?;
+            let raw = u32_at(self.types, member + 8)?;
+            let offset = if header.bitfields { raw & 0x00ff_ffff } else { raw };
+            if name == wanted {
+                return Some((offset, member_type));
+            }
+            if name.is_empty() {
+                anonymous.push((offset, member_type));
+            }
+        }
+        anonymous.into_iter().find_map(|(offset, member_type)| {
+            self.find(member_type, wanted, depth + 1)
+                .map(|(inner, found)| (offset + inner, found))
+        })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..at.checked_add(4)?)?
+        .first_chunk()
+        .map(|chunk| u32::from_ne_bytes(*chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn resolves_the_running_kernel() {
+        let offsets = of_running_kernel().unwrap();
+        assert!(
+            offsets.task_tgid == offsets.task_pid + 4,
+            "pid and tgid are neighbours in every kernel"
+        );
+        assert!(offsets.mm_arg_end == offsets.mm_arg_start + 8);
+        assert_eq!(offsets.path_dentry, 8);
+        assert_eq!(offsets.vfs_root, 0);
+    }
+
+    #[test]
+    fn a_damaged_section_is_an_error() {
+        assert!(matches!(resolve(b""), Err(OffsetsError::Damaged(_))));
+        assert!(matches!(resolve(&[0xff; 64]), Err(OffsetsError::Damaged(_))));
+        let mut real = fs::read(VMLINUX).unwrap();
+        real.truncate(1000);
+        assert!(matches!(resolve(&real), Err(OffsetsError::Damaged(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_resolve_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            let mut section = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 64, 0, 0, 0];
+            section.extend(bytes);
+            let _ignored = resolve(&section);
+        }
+    }
+}
