@@ -135,7 +135,8 @@ impl Exporter {
                 // Told once, not with each attempt: a collector that stays away stays away for the same reason.
                 let why = why.to_string();
                 if welcomed || edge.as_ref() != Some(&why) {
-                    tracing::warn!(collector = %collector, why = %why.escape_debug(), "collector");
+                    let what = if welcomed { "disconnected" } else { "cannot deliver" };
+                    tracing::warn!(collector = %collector, why = %why, "{what}; trying again until it works");
                 }
                 *edge = Some(why);
                 if progress {

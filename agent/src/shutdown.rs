@@ -93,7 +93,9 @@ impl AsFd for Shutdown {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead as _, BufReader};
     use std::os::fd::AsRawFd as _;
+    use std::process::{Command, Stdio};
     use std::time::Duration;
 
     fn readable(shutdown: &Shutdown) -> bool {
@@ -104,6 +106,44 @@ mod tests {
         };
         // SAFETY: the pointer is to one valid pollfd, as the count says.
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn the_first_signal_stops_and_the_second_ends() {
+        if std::env::var_os("STAGHOUND_TEST_SIGNALS").is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let shutdown = Shutdown::new().unwrap();
+                let signals = tokio::spawn(shutdown.on_signals().unwrap());
+                println!("ready");
+                shutdown.signalled().await;
+                println!("stopping");
+                signals.await.unwrap();
+            });
+        }
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "shutdown::tests::the_first_signal_stops_and_the_second_ends",
+                "--nocapture",
+            ])
+            .env("STAGHOUND_TEST_SIGNALS", "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let pid = libc::pid_t::try_from(process.id()).unwrap();
+        for (said, signal) in [("ready", libc::SIGTERM), ("stopping", libc::SIGINT)] {
+            assert!(lines.any(|line| line == said), "the child never said {said}");
+            // SAFETY: the child is ours and was not waited for, so the pid is still its own.
+            assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        }
+        assert_eq!(process.wait().unwrap().code(), Some(130));
     }
 
     #[tokio::test]

@@ -187,6 +187,7 @@ impl Spool {
             .max(lost.last().map_or(0, |lost| lost.to));
         opened.unacked = end - acked;
         directory.mark_alive()?;
+        directory.sync_marker()?;
         let (durable, receiver) = watch::channel(end);
         let state = State {
             segments,

@@ -209,6 +209,15 @@ impl Directory {
         })
     }
 
+    /// Makes the marker survive a power cut, so that this start is never taken for an orderly end.
+    pub(super) fn sync_marker(&self) -> Result<(), SpoolError> {
+        self.sync().map_err(|source| SpoolError::Io {
+            path: self.path.clone(),
+            action: "sync it",
+            source,
+        })
+    }
+
     /// Says that the agent ended orderly.
     pub(super) fn mark_ended(&self) -> Result<(), SpoolError> {
         let path = self.path.join("running");
