@@ -137,6 +137,8 @@ pub struct Spool {
     acked_at: Instant,
     alive_at: Instant,
     lost_written: bool,
+    /// An unclean end was found and nothing appended since: its time must stay until the gap that tells it is durable.
+    owes_gap: bool,
     buffer: Vec<u8>,
     _lock: File,
 }
@@ -186,8 +188,10 @@ impl Spool {
             .max(acked)
             .max(lost.last().map_or(0, |lost| lost.to));
         opened.unacked = end - acked;
-        directory.mark_alive()?;
-        directory.sync_marker()?;
+        if opened.unclean_since.is_none() {
+            directory.mark_alive()?;
+            directory.sync_marker()?;
+        }
         let (durable, receiver) = watch::channel(end);
         let state = State {
             segments,
@@ -213,6 +217,7 @@ impl Spool {
             acked_at: now,
             alive_at: now,
             lost_written: true,
+            owes_gap: opened.unclean_since.is_some(),
             buffer: Vec::new(),
             _lock: lock,
         };
@@ -278,6 +283,7 @@ impl Spool {
         state.measure(&self.shared.metrics);
         drop(state);
         self.active = Some(active);
+        self.owes_gap = false;
         durable.send_replace(end);
         Ok(end)
     }
@@ -287,7 +293,7 @@ impl Spool {
     /// # Errors
     /// The file system refuses. Nothing is lost by it; call it again later.
     pub fn tick(&mut self) -> Result<(), SpoolError> {
-        if self.alive_at.elapsed() >= ALIVE_EVERY {
+        if !self.owes_gap && self.alive_at.elapsed() >= ALIVE_EVERY {
             self.shared.directory.mark_alive()?;
             self.alive_at = Instant::now();
         }
@@ -333,7 +339,10 @@ impl Spool {
         if acked > self.acked_written {
             self.write_acked(acked)?;
         }
-        self.shared.directory.mark_ended()
+        match self.owes_gap {
+            true => Ok(()),
+            false => self.shared.directory.mark_ended(),
+        }
     }
 
     fn segment_bytes(&self) -> u64 {

@@ -390,6 +390,11 @@ fn an_unclean_end_is_noticed_once() {
     };
     assert_eq!(gap.reason(), GapReason::AgentNotRunning);
     assert!(gap.from.is_some() && gap.to.is_some());
+    // Until the gap is durable the time is kept, however this start ends.
+    spool.close().unwrap();
+    let (mut spool, opened) = open(directory.path());
+    assert_eq!(opened.unclean_since, Some(since));
+    spool.append(&items(1..=1)).unwrap();
     spool.close().unwrap();
     let (_spool, opened) = open(directory.path());
     assert_eq!(
