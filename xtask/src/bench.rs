@@ -104,22 +104,35 @@ fn measure(workload: &Workload, monitor: &Monitor, runs: u32) -> Result<Vec<Pair
     workload.run()?;
     let mut pairs = Vec::new();
     for number in 1..=runs {
-        let without = workload.run()?;
-        let mut session = monitor.start()?;
-        let with = workload.run()?;
-        let seen = session.seen()?;
-        session.stop()?;
+        // In turn, A B B A: whoever comes second finds another machine, and must not always be the same.
+        let pair = if number % 2 == 1 {
+            let without = workload.run()?;
+            let (with, seen) = monitored(workload, monitor)?;
+            Pair { without, with, seen }
+        } else {
+            let (with, seen) = monitored(workload, monitor)?;
+            let without = workload.run()?;
+            Pair { without, with, seen }
+        };
         tell(&format!(
             "{} {number}/{runs}: {:.2} s without, {:.2} s with; {} events, {} lost",
             workload.name,
-            without.wall.as_secs_f64(),
-            with.wall.as_secs_f64(),
-            seen.events,
-            seen.lost
+            pair.without.wall.as_secs_f64(),
+            pair.with.wall.as_secs_f64(),
+            pair.seen.events,
+            pair.seen.lost
         ));
-        pairs.push(Pair { without, with, seen });
+        pairs.push(pair);
     }
     Ok(pairs)
+}
+
+fn monitored(workload: &Workload, monitor: &Monitor) -> Result<(Cost, Seen)> {
+    let mut session = monitor.start()?;
+    let with = workload.run()?;
+    let seen = session.seen()?;
+    session.stop()?;
+    Ok((with, seen))
 }
 
 fn table(results: &[(Workload, Vec<Pair>)], options: &Options) {

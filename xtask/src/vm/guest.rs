@@ -13,9 +13,9 @@ use crate::service::Service;
 
 const MEMORY_MIB: &str = "1536";
 
-/// `lsm=` names what the guest enforces; `bpf` is what Debian leaves out and some hooks need.
+/// An oops would go unnoticed if it did not panic. `lsm=` names what the guest enforces; `bpf` is what Debian leaves out and some hooks need.
 const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 panic=-1 quiet loglevel=4 lsm=lockdown,capability,landlock,yama,apparmor,bpf";
+    "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 lsm=lockdown,capability,landlock,yama,apparmor,bpf";
 
 /// Longest line that is kept in one piece; a guest gone wild must not fill our memory.
 const LINE_BYTES_MAX: u64 = 64 << 10;
