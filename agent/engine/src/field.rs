@@ -63,7 +63,7 @@ pub enum ArgKind {
 pub enum Shape {
     /// At most one.
     Single,
-    /// Any number, when asked without an index; compared with `in`, `intersects` and `exists`.
+    /// Any number, when asked without an index: a check holds when it holds for some value.
     List,
     /// Two, such as the addresses of both ends: a check holds when it holds for either, `!=` when it holds for both.
     Either,
@@ -481,6 +481,101 @@ impl FieldRef {
     }
 }
 
+/// Why a name does not lead to a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldError {
+    /// A mistake in the rule.
+    Mistake {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
+    /// A field that this version does not supply: the rule cannot be active.
+    Unsupplied(String),
+}
+
+impl FieldRef {
+    /// The field of this name with this argument. `evt.arg.path` is another way to write `evt.arg[path]`.
+    pub fn resolve(name: &str, argument: Option<&str>) -> Result<Self, FieldError> {
+        let mistake = |message: String, help: Option<String>| Err(FieldError::Mistake { message, help });
+        let (field, argument) = match (Field::find(name), argument) {
+            (Some(field), argument) => (field, argument),
+            (None, None) => match dotted(name) {
+                Some((field, key)) => (field, Some(key)),
+                None => return Err(unknown(name)),
+            },
+            (None, Some(_)) => return Err(unknown(name)),
+        };
+        let arg = match (field.arg_kind(), argument) {
+            (ArgKind::None, None) | (ArgKind::OptionalIndex | ArgKind::OptionalKey, None) => FieldArg::None,
+            (ArgKind::None, Some(_)) => return mistake(format!("field `{field}` takes no argument in brackets"), None),
+            (ArgKind::RequiredIndex, None) => {
+                return mistake(
+                    format!("field `{field}` needs a number in brackets"),
+                    Some(format!("write `{field}[0]`")),
+                );
+            }
+            (ArgKind::RequiredKey, None) => {
+                return mistake(
+                    format!("field `{field}` needs a name in brackets"),
+                    Some(format!("write `{field}[name]`")),
+                );
+            }
+            (ArgKind::OptionalIndex | ArgKind::RequiredIndex, Some(index)) => match index.parse() {
+                Ok(index) => FieldArg::Index(index),
+                Err(_) => return mistake(format!("`{index}` in brackets after `{field}` is not a number"), None),
+            },
+            (ArgKind::OptionalKey | ArgKind::RequiredKey, Some(key)) => FieldArg::Key(key.into()),
+        };
+        let found = Self { field, arg };
+        if field.supply() == Supply::Later || found.kinds().is_empty() {
+            return Err(FieldError::Unsupplied(format!(
+                "field `{found}` is not supplied by this version"
+            )));
+        }
+        Ok(found)
+    }
+
+    /// The field as written in rules, such as `proc.aname[2]`.
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
+        match crate::syntax::parse_operand(text) {
+            Some((crate::syntax::Operand::Field(field), length)) if length == text.len() => {
+                Self::resolve(&field.name, field.argument.as_deref())
+            }
+            _ => Err(FieldError::Mistake {
+                message: format!("`{}` is not a field", text.escape_debug()),
+                help: None,
+            }),
+        }
+    }
+}
+
+/// A field that takes a name, with that name behind a dot.
+fn dotted(name: &str) -> Option<(Field, &str)> {
+    name.rmatch_indices('.').find_map(|(at, _)| {
+        let field = Field::find(&name[..at])?;
+        matches!(field.arg_kind(), ArgKind::OptionalKey | ArgKind::RequiredKey).then(|| (field, &name[at + 1..]))
+    })
+}
+
+/// A name close to a known one of the same class is a slip of the pen; any other may belong to another engine.
+fn unknown(name: &str) -> FieldError {
+    let class = |name: &str| name.split('.').next().map(str::to_owned);
+    let wanted = class(name);
+    let relatives = Field::ALL
+        .iter()
+        .map(|field| field.name())
+        .filter(|known| class(known) == wanted);
+    match crate::diagnostic::did_you_mean(name, relatives) {
+        Some(help) => FieldError::Mistake {
+            message: format!("unknown field `{name}`"),
+            help: Some(help),
+        },
+        None => FieldError::Unsupplied(format!("field `{name}` is not known to this version")),
+    }
+}
+
 impl fmt::Display for FieldRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.arg {
@@ -503,6 +598,49 @@ mod tests {
             assert!(!field.kinds().is_empty(), "{field}");
         }
         assert_eq!(Field::find("proc.nam"), None);
+    }
+
+    #[test]
+    fn names_are_resolved() {
+        for (text, expected) in [
+            ("proc.name", Ok("proc.name")),
+            ("proc.aname[2]", Ok("proc.aname[2]")),
+            ("evt.arg.mode", Ok("evt.arg[mode]")),
+            ("evt.arg[mode]", Ok("evt.arg[mode]")),
+            ("k8s.pod.label.app.name", Ok("k8s.pod.label[app.name]")),
+            ("proc.nam", Err("unknown field `proc.nam`; did you mean `proc.name`?")),
+            ("proc.name[1]", Err("field `proc.name` takes no argument in brackets")),
+            (
+                "proc.arg",
+                Err("field `proc.arg` needs a number in brackets; write `proc.arg[0]`"),
+            ),
+            (
+                "proc.aname[x]",
+                Err("`x` in brackets after `proc.aname` is not a number"),
+            ),
+            ("ka.verb", Err("inactive: field `ka.verb` is not known to this version")),
+            (
+                "proc.vmrss",
+                Err("inactive: field `proc.vmrss` is not supplied by this version"),
+            ),
+            (
+                "evt.arg.request",
+                Err("inactive: field `evt.arg[request]` is not supplied by this version"),
+            ),
+            ("nothing", Err("`nothing` is not a field")),
+        ] {
+            let found = FieldRef::parse(text)
+                .map(|field| field.to_string())
+                .map_err(|error| match error {
+                    FieldError::Mistake {
+                        message,
+                        help: Some(help),
+                    } => format!("{message}; {help}"),
+                    FieldError::Mistake { message, help: None } => message,
+                    FieldError::Unsupplied(message) => format!("inactive: {message}"),
+                });
+            assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text}");
+        }
     }
 
     #[test]

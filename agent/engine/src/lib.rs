@@ -1,7 +1,25 @@
 //! The rule language and its matcher. No I/O, no clock, no threads: time and fields come in with the event.
 //!
-//! Text → syntax tree with spans → names, macros, lists and types resolved → typed IR → compiled ruleset.
+//! Text → syntax tree with spans → names, macros, lists and types resolved → typed graph → compiled ruleset:
+//!
+//! - [`ruleset::load`] takes rule files and returns a [`ruleset::Ruleset`], or all mistakes of all files.
+//! - [`ruleset::Ruleset::matches`] says which rules an [`event::Event`] matches.
 #![forbid(unsafe_code)]
 
+pub mod attack;
+mod check;
+pub mod compile;
+pub mod diagnostic;
+mod evaluate;
 pub mod event;
+pub mod example;
 pub mod field;
+mod glob;
+mod ir;
+pub mod output;
+mod pack;
+pub mod ruleset;
+pub mod source;
+pub mod syntax;
+mod syscalls;
+mod yaml;

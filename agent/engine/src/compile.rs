@@ -1,0 +1,801 @@
+//! Conditions compiled for speed.
+//!
+//! - Each kind of event has its own copy of the conditions that can hold for it, simplified for it.
+//! - Tests of the same field that can be answered together form a group: one look at the value (a hash set, a trie, an
+//!   Aho–Corasick automaton) says which of them hold. A group is asked at most once per event, and only when needed.
+//! - A rule that cannot hold unless one of certain grouped tests does is looked at only when one of them does; so the cost
+//!   of an event grows with the rules that could match, not with the rules loaded.
+
+use std::collections::HashMap as StdHashMap;
+
+use aho_corasick::AhoCorasick;
+use hashbrown::HashMap;
+use memchr::memmem::Finder;
+
+use crate::evaluate::{alike, any_value, compare, text_of, transformed};
+use crate::event::{Event, EventKind, Value};
+use crate::field::FieldRef;
+use crate::glob::Glob;
+use crate::ir::{FieldOrder, Graph, Network, Node, NodeId, Operand, Order, Predicate, PredicateId, Test};
+
+/// From how many `contains` of one field on an automaton pays.
+const AUTOMATON_MIN: usize = 3;
+
+type GroupId = u32;
+type RuleId = u32;
+
+/// Compiled conditions.
+pub(crate) struct Program {
+    nodes: Vec<Step>,
+    tests: Vec<Compiled>,
+    groups: Vec<Group>,
+    kinds: Vec<KindProgram>,
+}
+
+/// A node of the graph with its parts in the order of cost.
+enum Step {
+    Constant(bool),
+    Test(PredicateId),
+    Not(NodeId),
+    All { parts: Box<[NodeId]>, shared: bool },
+    Any { parts: Box<[NodeId]>, shared: bool },
+    ExactlyOne(Box<[NodeId]>),
+}
+
+/// What one kind of event needs.
+#[derive(Default)]
+struct KindProgram {
+    /// Groups that decide which rules are looked at.
+    gates: Vec<GroupId>,
+    /// Rules to look at when a test holds.
+    gated: HashMap<PredicateId, Vec<RuleId>>,
+    /// Rules to look at always.
+    always: Vec<RuleId>,
+    /// The condition of each rule for this kind; `NodeId::MAX` when it cannot hold.
+    roots: Vec<NodeId>,
+}
+
+/// How a test is answered.
+enum Compiled {
+    /// Together with others of its field.
+    Grouped(GroupId),
+    /// On its own.
+    Alone { operand: Operand, matcher: Matcher },
+    /// Not at all: no condition that can hold contains it.
+    Unused,
+}
+
+enum Matcher {
+    Exists,
+    TextDiffers(Box<[u8]>),
+    TextOrder(Order, Box<[u8]>),
+    Contains(Finder<'static>),
+    Glob(Glob),
+    Regex(regex::bytes::Regex),
+    NumberDiffers(i64),
+    NumberOrder(Order, i64),
+    FlagIs(bool),
+    AddressIn(Box<[Network]>),
+    Field(FieldOrder, Box<Operand>),
+}
+
+struct Group {
+    operand: Operand,
+    matcher: GroupMatcher,
+}
+
+/// Predicates that hold together.
+type Hits = Box<[PredicateId]>;
+
+enum GroupMatcher {
+    Text(HashMap<Box<[u8]>, Hits>),
+    Numbers(HashMap<i64, Hits>),
+    Beginnings(Trie),
+    Endings(Trie),
+    Contents(AhoCorasick, Vec<Hits>),
+}
+
+/// What a group looks for; predicates of one operand and class share a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Class {
+    Text,
+    Numbers,
+    Beginnings,
+    Endings,
+    Contents,
+    ContentsFolded,
+}
+
+/// Room that is used again for every event: with it, an event that matches nothing allocates nothing.
+#[derive(Default)]
+pub struct Scratch {
+    /// Counts events, so that nothing has to be cleared between them.
+    epoch: u32,
+    /// Per predicate: epoch × 2 + whether it holds.
+    predicates: Vec<u32>,
+    /// Per shared node: epoch × 2 + whether it holds.
+    nodes: Vec<u32>,
+    /// Per group: the epoch in which it was asked.
+    groups: Vec<u32>,
+    /// Per rule: the epoch in which it became a candidate.
+    rules: Vec<u32>,
+    hits: Vec<PredicateId>,
+    candidates: Vec<RuleId>,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
+    transform: Vec<u8>,
+    text: Vec<u8>,
+    other_transform: Vec<u8>,
+    other_text: Vec<u8>,
+}
+
+impl Scratch {
+    /// Room for any ruleset; it grows on first use.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn begin(&mut self, program: &Program, rules: usize) {
+        self.predicates.resize(program.tests.len(), 0);
+        self.nodes.resize(program.nodes.len(), 0);
+        self.groups.resize(program.groups.len(), 0);
+        self.rules.resize(rules, 0);
+        self.epoch += 1;
+        if self.epoch > u32::MAX / 2 {
+            for stamps in [&mut self.predicates, &mut self.nodes, &mut self.groups, &mut self.rules] {
+                stamps.fill(0);
+            }
+            self.epoch = 1;
+        }
+        self.hits.clear();
+        self.candidates.clear();
+    }
+}
+
+impl Program {
+    /// Compiles the conditions of rules, given by their nodes.
+    pub(crate) fn new(graph: &mut Graph, rules: &[NodeId]) -> Self {
+        let mut kinds: Vec<KindProgram> = Vec::with_capacity(EventKind::COUNT);
+        for kind in EventKind::ALL {
+            let mut done = StdHashMap::new();
+            let roots: Vec<NodeId> = rules
+                .iter()
+                .map(|rule| {
+                    let node = specialise(graph, *rule, kind, &mut done);
+                    if matches!(graph.node(node), Node::Constant(false)) {
+                        NodeId::MAX
+                    } else {
+                        node
+                    }
+                })
+                .collect();
+            kinds.push(KindProgram {
+                roots,
+                ..KindProgram::default()
+            });
+        }
+        let mut used = vec![0_u32; graph.nodes().len()];
+        let mut visited = vec![false; graph.nodes().len()];
+        for root in kinds
+            .iter()
+            .flat_map(|kind| &kind.roots)
+            .filter(|root| **root != NodeId::MAX)
+        {
+            used[*root as usize] += 1;
+            count_uses(graph, *root, &mut used, &mut visited);
+        }
+        let (tests, groups) = group(graph, &visited);
+        let costs = costs(graph, &tests);
+        let nodes = steps(graph, &costs, &used);
+        for kind in &mut kinds {
+            kind.choose_gates(graph, &tests);
+        }
+        Self {
+            nodes,
+            tests,
+            groups,
+            kinds,
+        }
+    }
+
+    /// Calls `found` with the number of each rule whose condition holds, in order.
+    pub(crate) fn matches<E: Event + ?Sized>(
+        &self,
+        rules: usize,
+        event: &E,
+        scratch: &mut Scratch,
+        found: &mut dyn FnMut(usize),
+    ) {
+        let program = &self.kinds[event.kind().index()];
+        if program.always.is_empty() && program.gates.is_empty() {
+            return;
+        }
+        scratch.begin(self, rules);
+        for gate in &program.gates {
+            self.ask(*gate, event, scratch);
+        }
+        for at in 0..scratch.hits.len() {
+            if let Some(rules) = program.gated.get(&scratch.hits[at]) {
+                for rule in rules {
+                    let stamp = &mut scratch.rules[*rule as usize];
+                    if *stamp != scratch.epoch {
+                        *stamp = scratch.epoch;
+                        scratch.candidates.push(*rule);
+                    }
+                }
+            }
+        }
+        if !program.always.is_empty() {
+            scratch.candidates.extend_from_slice(&program.always);
+        }
+        scratch.candidates.sort_unstable();
+        for at in 0..scratch.candidates.len() {
+            let rule = scratch.candidates[at] as usize;
+            if self.holds(program.roots[rule], event, scratch) {
+                found(rule);
+            }
+        }
+    }
+
+    fn holds<E: Event + ?Sized>(&self, node: NodeId, event: &E, scratch: &mut Scratch) -> bool {
+        match &self.nodes[node as usize] {
+            Step::Constant(value) => *value,
+            Step::Test(predicate) => self.test(*predicate, event, scratch),
+            Step::Not(of) => !self.holds(*of, event, scratch),
+            Step::All { parts, shared: false } => parts.iter().all(|part| self.holds(*part, event, scratch)),
+            Step::Any { parts, shared: false } => parts.iter().any(|part| self.holds(*part, event, scratch)),
+            Step::All { parts, shared: true } => self.remembered(node, scratch, |scratch| {
+                parts.iter().all(|part| self.holds(*part, event, scratch))
+            }),
+            Step::Any { parts, shared: true } => self.remembered(node, scratch, |scratch| {
+                parts.iter().any(|part| self.holds(*part, event, scratch))
+            }),
+            Step::ExactlyOne(parts) => parts.iter().filter(|part| self.holds(**part, event, scratch)).count() == 1,
+        }
+    }
+
+    fn remembered(&self, node: NodeId, scratch: &mut Scratch, holds: impl FnOnce(&mut Scratch) -> bool) -> bool {
+        let stamp = scratch.nodes[node as usize];
+        if stamp / 2 == scratch.epoch {
+            return stamp % 2 == 1;
+        }
+        let result = holds(scratch);
+        scratch.nodes[node as usize] = scratch.epoch * 2 + u32::from(result);
+        result
+    }
+
+    fn test<E: Event + ?Sized>(&self, predicate: PredicateId, event: &E, scratch: &mut Scratch) -> bool {
+        match &self.tests[predicate as usize] {
+            Compiled::Grouped(group) => {
+                self.ask(*group, event, scratch);
+                scratch.predicates[predicate as usize] == scratch.epoch * 2 + 1
+            }
+            Compiled::Alone { operand, matcher } => {
+                let stamp = scratch.predicates[predicate as usize];
+                if stamp / 2 == scratch.epoch {
+                    return stamp % 2 == 1;
+                }
+                let result = matcher.accepts(operand, event, &mut scratch.buffers);
+                scratch.predicates[predicate as usize] = scratch.epoch * 2 + u32::from(result);
+                result
+            }
+            Compiled::Unused => false,
+        }
+    }
+
+    /// Finds out which predicates of a group hold, once per event.
+    fn ask<E: Event + ?Sized>(&self, group: GroupId, event: &E, scratch: &mut Scratch) {
+        let asked = &mut scratch.groups[group as usize];
+        if *asked == scratch.epoch {
+            return;
+        }
+        *asked = scratch.epoch;
+        let Group { operand, matcher } = &self.groups[group as usize];
+        let truth = scratch.epoch * 2 + 1;
+        let Scratch {
+            predicates,
+            hits,
+            buffers,
+            ..
+        } = scratch;
+        let mut mark = |found: &[PredicateId]| {
+            for predicate in found {
+                let stamp = &mut predicates[*predicate as usize];
+                if *stamp != truth {
+                    *stamp = truth;
+                    hits.push(*predicate);
+                }
+            }
+        };
+        // No value ends the search: another may make other predicates hold.
+        any_value(event, &operand.field, &mut |value| {
+            if let Some(value) = transformed(value, operand, &mut buffers.transform) {
+                matcher.find(value, &operand.field, &mut buffers.text, &mut mark);
+            }
+            false
+        });
+    }
+}
+
+impl Matcher {
+    fn accepts<E: Event + ?Sized>(&self, operand: &Operand, event: &E, buffers: &mut Buffers) -> bool {
+        any_value(event, &operand.field, &mut |value| {
+            let Some(value) = transformed(value, operand, &mut buffers.transform) else {
+                return false;
+            };
+            let text = &mut buffers.text;
+            match self {
+                Self::Exists => true,
+                Self::TextDiffers(other) => text_of(value, &operand.field, text) != &**other,
+                Self::TextOrder(order, other) => order.holds(text_of(value, &operand.field, text).cmp(other)),
+                Self::Contains(finder) => finder.find(text_of(value, &operand.field, text)).is_some(),
+                Self::Glob(glob) => glob.is_match(text_of(value, &operand.field, text)),
+                Self::Regex(regex) => regex.is_match(text_of(value, &operand.field, text)),
+                Self::NumberDiffers(other) => matches!(value, Value::Number(number) if number != *other),
+                Self::NumberOrder(order, other) => {
+                    matches!(value, Value::Number(number) if order.holds(number.cmp(other)))
+                }
+                Self::FlagIs(wanted) => matches!(value, Value::Flag(flag) if flag == *wanted),
+                Self::AddressIn(networks) => {
+                    matches!(value, Value::Address(address) if networks.iter().any(|network| network.contains(address)))
+                }
+                Self::Field(order, right) => {
+                    let (other_transform, other_text) = (&mut buffers.other_transform, &mut buffers.other_text);
+                    any_value(event, &right.field, &mut |other| {
+                        let Some(other) = transformed(other, right, other_transform) else {
+                            return false;
+                        };
+                        let (left, right) = alike(value, &operand.field, text, other, &right.field, other_text);
+                        compare(*order, left, right)
+                    })
+                }
+            }
+        })
+    }
+}
+
+impl GroupMatcher {
+    fn find(&self, value: Value<'_>, field: &FieldRef, buffer: &mut Vec<u8>, mark: &mut dyn FnMut(&[PredicateId])) {
+        match self {
+            Self::Text(sets) => {
+                if let Some(found) = sets.get(text_of(value, field, buffer)) {
+                    mark(found);
+                }
+            }
+            Self::Numbers(sets) => {
+                if let Value::Number(number) = value
+                    && let Some(found) = sets.get(&number)
+                {
+                    mark(found);
+                }
+            }
+            Self::Beginnings(trie) => trie.find(text_of(value, field, buffer).iter().copied(), mark),
+            Self::Endings(trie) => trie.find(text_of(value, field, buffer).iter().rev().copied(), mark),
+            Self::Contents(automaton, hits) => {
+                for found in automaton.find_overlapping_iter(text_of(value, field, buffer)) {
+                    mark(&hits[found.pattern().as_usize()]);
+                }
+            }
+        }
+    }
+}
+
+/// Texts by their bytes: walking a value finds every text it begins with.
+struct Trie {
+    nodes: Vec<TrieNode>,
+}
+
+#[derive(Default)]
+struct TrieNode {
+    /// Sorted by byte.
+    children: Vec<(u8, u32)>,
+    hits: Vec<PredicateId>,
+    /// Hold only when the value ends here or goes on with a slash.
+    border_hits: Vec<PredicateId>,
+}
+
+impl Trie {
+    fn new() -> Self {
+        Self {
+            nodes: vec![TrieNode::default()],
+        }
+    }
+
+    fn node(&mut self, text: impl Iterator<Item = u8>) -> &mut TrieNode {
+        let mut at = 0;
+        for byte in text {
+            let new = self.nodes.len();
+            let node = &mut self.nodes[at];
+            at = match node.children.binary_search_by_key(&byte, |(byte, _)| *byte) {
+                Ok(child) => node.children[child].1 as usize,
+                Err(child) => {
+                    let id = u32::try_from(new).expect("rule files are far smaller than 4 GiB");
+                    node.children.insert(child, (byte, id));
+                    self.nodes.push(TrieNode::default());
+                    new
+                }
+            };
+        }
+        &mut self.nodes[at]
+    }
+
+    fn find(&self, text: impl Iterator<Item = u8>, mark: &mut dyn FnMut(&[PredicateId])) {
+        let mut node = &self.nodes[0];
+        for byte in text {
+            if byte == b'/' && !node.border_hits.is_empty() {
+                mark(&node.border_hits);
+            }
+            match node.children.binary_search_by_key(&byte, |(byte, _)| *byte) {
+                Ok(child) => node = &self.nodes[node.children[child].1 as usize],
+                Err(_) => return,
+            }
+            if !node.hits.is_empty() {
+                mark(&node.hits);
+            }
+        }
+        mark(&node.border_hits);
+    }
+}
+
+/// The condition as it is for one kind of event.
+fn specialise(graph: &mut Graph, node: NodeId, kind: EventKind, done: &mut StdHashMap<NodeId, NodeId>) -> NodeId {
+    if let Some(found) = done.get(&node) {
+        return *found;
+    }
+    let reach = graph.reach(node);
+    let special = if !reach.when_true.contains(kind) {
+        graph.constant(false)
+    } else if !reach.when_false.contains(kind) {
+        graph.constant(true)
+    } else {
+        match graph.node(node).clone() {
+            Node::Constant(_) | Node::Test(_) => node,
+            Node::Not(of) => {
+                let of = specialise(graph, of, kind, done);
+                graph.not(of)
+            }
+            Node::And(parts) => {
+                let parts = parts.iter().map(|part| specialise(graph, *part, kind, done)).collect();
+                graph.and(parts)
+            }
+            Node::Or(parts) => {
+                let parts = parts.iter().map(|part| specialise(graph, *part, kind, done)).collect();
+                graph.or(parts)
+            }
+            Node::ExactlyOne(parts) => {
+                let parts = parts.iter().map(|part| specialise(graph, *part, kind, done)).collect();
+                graph.exactly_one(parts)
+            }
+        }
+    };
+    done.insert(node, special);
+    special
+}
+
+fn parts_of(node: &Node) -> &[NodeId] {
+    match node {
+        Node::Constant(_) | Node::Test(_) => &[],
+        Node::Not(of) => std::slice::from_ref(of),
+        Node::And(parts) | Node::Or(parts) | Node::ExactlyOne(parts) => parts,
+    }
+}
+
+fn count_uses(graph: &Graph, node: NodeId, used: &mut [u32], visited: &mut [bool]) {
+    if std::mem::replace(&mut visited[node as usize], true) {
+        return;
+    }
+    for part in parts_of(graph.node(node)) {
+        used[*part as usize] += 1;
+        count_uses(graph, *part, used, visited);
+    }
+}
+
+fn class_of(test: &Test) -> Option<Class> {
+    match test {
+        Test::TextIn(_) => Some(Class::Text),
+        Test::NumberIn(_) => Some(Class::Numbers),
+        Test::StartsWith(_) | Test::PathPrefix(_) => Some(Class::Beginnings),
+        Test::EndsWith(_) => Some(Class::Endings),
+        Test::Contains(_) => Some(Class::Contents),
+        Test::ContainsFold(_) => Some(Class::ContentsFolded),
+        Test::Exists
+        | Test::TextDiffers(_)
+        | Test::TextOrder(..)
+        | Test::Glob { .. }
+        | Test::Regex(_)
+        | Test::NumberDiffers(_)
+        | Test::NumberOrder(..)
+        | Test::FlagIs(_)
+        | Test::AddressIn(_)
+        | Test::Field(..) => None,
+    }
+}
+
+/// Puts the predicates that are used into groups; the others stand alone.
+fn group(graph: &Graph, visited: &[bool]) -> (Vec<Compiled>, Vec<Group>) {
+    let mut used = vec![false; graph.predicates().len()];
+    for (node, visited) in graph.nodes().iter().zip(visited) {
+        if let (Node::Test(predicate), true) = (node, visited) {
+            used[*predicate as usize] = true;
+        }
+    }
+    let mut members: StdHashMap<(&Operand, Class), Vec<PredicateId>> = StdHashMap::new();
+    let mut order: Vec<(&Operand, Class)> = Vec::new();
+    for (id, predicate) in (0..).zip(graph.predicates()) {
+        if used[id as usize]
+            && let Some(class) = class_of(&predicate.test)
+        {
+            let key = (&predicate.operand, class);
+            let found = members.entry(key).or_default();
+            if found.is_empty() {
+                order.push(key);
+            }
+            found.push(id);
+        }
+    }
+    let mut groups = Vec::new();
+    let mut group_of: StdHashMap<PredicateId, GroupId> = StdHashMap::new();
+    for key in order {
+        let (operand, class) = key;
+        let members = &members[&key];
+        if class == Class::Contents && members.len() < AUTOMATON_MIN {
+            continue;
+        }
+        if let Some(matcher) = group_matcher(graph, class, members) {
+            let id = GroupId::try_from(groups.len()).expect("fewer groups than predicates");
+            groups.push(Group {
+                operand: operand.clone(),
+                matcher,
+            });
+            group_of.extend(members.iter().map(|member| (*member, id)));
+        }
+    }
+    let tests = (0..)
+        .zip(graph.predicates())
+        .map(
+            |(id, predicate)| match (group_of.get(&id), matcher(predicate).filter(|_| used[id as usize])) {
+                (Some(group), _) => Compiled::Grouped(*group),
+                (None, Some(matcher)) => Compiled::Alone {
+                    operand: predicate.operand.clone(),
+                    matcher,
+                },
+                (None, None) => Compiled::Unused,
+            },
+        )
+        .collect();
+    (tests, groups)
+}
+
+fn group_matcher(graph: &Graph, class: Class, members: &[PredicateId]) -> Option<GroupMatcher> {
+    let mut texts: StdHashMap<&[u8], Vec<PredicateId>> = StdHashMap::new();
+    let mut numbers: StdHashMap<i64, Vec<PredicateId>> = StdHashMap::new();
+    let mut beginnings = Trie::new();
+    let mut endings = Trie::new();
+    for member in members {
+        match &graph.predicate(*member).test {
+            Test::TextIn(values) => values
+                .iter()
+                .for_each(|value| texts.entry(value).or_default().push(*member)),
+            Test::NumberIn(values) => values
+                .iter()
+                .for_each(|value| numbers.entry(*value).or_default().push(*member)),
+            Test::StartsWith(value) => beginnings.node(value.iter().copied()).hits.push(*member),
+            Test::EndsWith(value) => endings.node(value.iter().rev().copied()).hits.push(*member),
+            Test::PathPrefix(values) => {
+                for value in values {
+                    let node = beginnings.node(value.iter().copied());
+                    // Everything absolute is below the root.
+                    if **value == *b"/" {
+                        &mut node.hits
+                    } else {
+                        &mut node.border_hits
+                    }
+                    .push(*member);
+                }
+            }
+            Test::Contains(value) | Test::ContainsFold(value) => texts.entry(value).or_default().push(*member),
+            _ => return None,
+        }
+    }
+    Some(match class {
+        Class::Text => GroupMatcher::Text(
+            texts
+                .into_iter()
+                .map(|(value, hits)| (value.into(), hits.into()))
+                .collect(),
+        ),
+        Class::Numbers => {
+            GroupMatcher::Numbers(numbers.into_iter().map(|(value, hits)| (value, hits.into())).collect())
+        }
+        Class::Beginnings => GroupMatcher::Beginnings(beginnings),
+        Class::Endings => GroupMatcher::Endings(endings),
+        Class::Contents | Class::ContentsFolded => {
+            let (needles, hits): (Vec<&[u8]>, Vec<Hits>) =
+                texts.into_iter().map(|(needle, hits)| (needle, hits.into())).unzip();
+            let automaton = AhoCorasick::builder()
+                .ascii_case_insensitive(class == Class::ContentsFolded)
+                .build(needles);
+            GroupMatcher::Contents(
+                automaton.expect("needles are far fewer and shorter than the automaton can number"),
+                hits,
+            )
+        }
+    })
+}
+
+/// The matcher of a test that stands alone.
+fn matcher(predicate: &Predicate) -> Option<Matcher> {
+    Some(match &predicate.test {
+        Test::Exists => Matcher::Exists,
+        Test::TextDiffers(other) => Matcher::TextDiffers(other.clone()),
+        Test::TextOrder(order, other) => Matcher::TextOrder(*order, other.clone()),
+        Test::Contains(needle) => Matcher::Contains(Finder::new(needle).into_owned()),
+        Test::Glob { pattern, fold } => Matcher::Glob(Glob::new(pattern, *fold)),
+        Test::Regex(pattern) => Matcher::Regex(crate::check::regex(pattern).expect("was compiled when it was checked")),
+        Test::NumberDiffers(other) => Matcher::NumberDiffers(*other),
+        Test::NumberOrder(order, other) => Matcher::NumberOrder(*order, *other),
+        Test::FlagIs(wanted) => Matcher::FlagIs(*wanted),
+        Test::AddressIn(networks) => Matcher::AddressIn(networks.clone()),
+        Test::Field(order, right) => Matcher::Field(*order, right.clone()),
+        // These are grouped whenever they are used.
+        Test::TextIn(_)
+        | Test::NumberIn(_)
+        | Test::StartsWith(_)
+        | Test::PathPrefix(_)
+        | Test::EndsWith(_)
+        | Test::ContainsFold(_) => return None,
+    })
+}
+
+/// What a test costs, roughly in tens of nanoseconds; only the order matters.
+fn test_cost(predicate: &Predicate) -> u32 {
+    let test: u32 = match &predicate.test {
+        Test::FlagIs(_) | Test::NumberOrder(..) | Test::NumberDiffers(_) | Test::Exists => 1,
+        Test::NumberIn(_) | Test::AddressIn(_) => 2,
+        Test::TextIn(_) | Test::TextDiffers(_) | Test::TextOrder(..) => 3,
+        Test::StartsWith(_) | Test::EndsWith(_) | Test::PathPrefix(_) => 4,
+        Test::Field(..) => 6,
+        Test::Contains(_) | Test::ContainsFold(_) => 10,
+        Test::Glob { .. } => 12,
+        Test::Regex(_) => 30,
+    };
+    let list = match predicate.operand.field.shape() {
+        crate::field::Shape::Single => 1,
+        crate::field::Shape::Either => 2,
+        crate::field::Shape::List => 8,
+    };
+    let transforms = u32::try_from(predicate.operand.transforms.len())
+        .unwrap_or(u32::MAX)
+        .saturating_mul(5);
+    (test * list).saturating_add(transforms)
+}
+
+/// The cost of every node. Parts come before the nodes they are in.
+fn costs(graph: &Graph, tests: &[Compiled]) -> Vec<u32> {
+    debug_assert_eq!(tests.len(), graph.predicates().len());
+    let mut costs: Vec<u32> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        let cost = match node {
+            Node::Constant(_) => 0,
+            Node::Test(predicate) => test_cost(graph.predicate(*predicate)),
+            Node::Not(_) | Node::And(_) | Node::Or(_) | Node::ExactlyOne(_) => parts_of(node)
+                .iter()
+                .fold(0_u32, |sum, part| sum.saturating_add(costs[*part as usize])),
+        };
+        costs.push(cost);
+    }
+    costs
+}
+
+fn steps(graph: &Graph, costs: &[u32], used: &[u32]) -> Vec<Step> {
+    let sorted = |parts: &[NodeId]| -> Box<[NodeId]> {
+        let mut parts = parts.to_vec();
+        parts.sort_by_key(|part| costs[*part as usize]);
+        parts.into()
+    };
+    graph
+        .nodes()
+        .iter()
+        .zip(used)
+        .map(|(node, used)| match node {
+            Node::Constant(value) => Step::Constant(*value),
+            Node::Test(predicate) => Step::Test(*predicate),
+            Node::Not(of) => Step::Not(*of),
+            Node::And(parts) => Step::All {
+                parts: sorted(parts),
+                shared: *used > 1,
+            },
+            Node::Or(parts) => Step::Any {
+                parts: sorted(parts),
+                shared: *used > 1,
+            },
+            Node::ExactlyOne(parts) => Step::ExactlyOne(parts.clone()),
+        })
+        .collect()
+}
+
+/// Grouped predicates of which one must hold, and how dear it is to ask for them.
+#[derive(Clone)]
+struct Gate {
+    score: u32,
+    predicates: Vec<PredicateId>,
+}
+
+/// Most predicates a gate may have: beyond, looking at the rule is cheaper than its entries.
+const GATE_MAX: usize = 512;
+
+impl KindProgram {
+    fn choose_gates(&mut self, graph: &Graph, tests: &[Compiled]) {
+        let mut known: StdHashMap<NodeId, Option<Gate>> = StdHashMap::new();
+        for (rule, root) in (0..).zip(&self.roots) {
+            if *root == NodeId::MAX {
+                continue;
+            }
+            match gate(graph, tests, *root, &mut known) {
+                Some(gate) => {
+                    for predicate in gate.predicates {
+                        if let Compiled::Grouped(group) = tests[predicate as usize]
+                            && !self.gates.contains(&group)
+                        {
+                            self.gates.push(group);
+                        }
+                        let rules = self.gated.entry(predicate).or_default();
+                        if rules.last() != Some(&rule) {
+                            rules.push(rule);
+                        }
+                    }
+                }
+                None => self.always.push(rule),
+            }
+        }
+    }
+}
+
+/// The cheapest gate of a condition, if it has one.
+fn gate(graph: &Graph, tests: &[Compiled], node: NodeId, known: &mut StdHashMap<NodeId, Option<Gate>>) -> Option<Gate> {
+    if let Some(found) = known.get(&node) {
+        return found.clone();
+    }
+    let found = match graph.node(node) {
+        Node::Constant(_) | Node::Not(_) => None,
+        Node::Test(predicate) => match &tests[*predicate as usize] {
+            Compiled::Grouped(_) => {
+                let tested = graph.predicate(*predicate);
+                // Values that many events have make poor gates.
+                let common = if tested.operand.is_event_type() { 100 } else { 0 };
+                let score = test_cost(tested).saturating_add(common);
+                Some(Gate {
+                    score,
+                    predicates: vec![*predicate],
+                })
+            }
+            Compiled::Alone { .. } | Compiled::Unused => None,
+        },
+        Node::And(parts) => parts
+            .iter()
+            .filter_map(|part| gate(graph, tests, *part, known))
+            .min_by_key(|gate| gate.score),
+        Node::Or(parts) | Node::ExactlyOne(parts) => {
+            let mut joined = Gate {
+                score: 0,
+                predicates: Vec::new(),
+            };
+            let complete = parts.iter().all(|part| match gate(graph, tests, *part, known) {
+                Some(gate) => {
+                    joined.score = joined.score.max(gate.score) + 1;
+                    joined.predicates.extend(gate.predicates);
+                    joined.predicates.len() <= GATE_MAX
+                }
+                None => false,
+            });
+            joined.predicates.sort_unstable();
+            joined.predicates.dedup();
+            complete.then_some(joined)
+        }
+    };
+    known.insert(node, found.clone());
+    found
+}
