@@ -456,6 +456,10 @@ impl Loader<'_, '_> {
         }
         if let [first, rest @ ..] = obstacles.as_slice() {
             let mut reason = first.reason.clone();
+            if !unrecorded.is_empty() {
+                let names: Vec<&str> = unrecorded.iter().map(String::as_str).collect();
+                reason.push_str(&format!("; event types not recorded: {}", names.join(", ")));
+            }
             for obstacle in rest.iter().filter(|obstacle| obstacle.reason != first.reason) {
                 reason.push_str("; ");
                 reason.push_str(&obstacle.reason);

@@ -539,58 +539,58 @@ impl<'t> Parser<'t> {
     }
 
     fn quoted(&mut self) -> Result<Option<String>, SyntaxError> {
-        let Some(quote) = self.rest().chars().next().filter(|c| matches!(c, '"' | '\'')) else {
-            return Ok(None);
-        };
+        let Some(quote) = self.rest().bytes().next().filter(|byte| matches!(byte, b'"' | b'\'')) else { return Ok(None) };
         let start = self.at;
-        let mut text = String::new();
-        let mut characters = self.text[start + 1..].char_indices();
-        while let Some((at, character)) = characters.next() {
-            if character == quote {
-                self.at = start + 1 + at + 1;
-                return Ok(Some(text));
+        let source = self.text.as_bytes();
+        let mut text = Vec::new();
+        let mut at = start + 1;
+        while let Some(byte) = source.get(at).copied() {
+            if byte == quote {
+                self.at = at + 1;
+                return match String::from_utf8(text) {
+                    Ok(text) => Ok(Some(text)),
+                    Err(_) => {
+                        let mut error = self.error("text with these escapes is not UTF-8");
+                        error.at = start;
+                        Err(error)
+                    }
+                };
             }
-            if character != '\\' {
-                text.push(character);
+            if byte != b'\\' {
+                text.push(byte);
+                at += 1;
                 continue;
             }
-            let escape = characters.next();
-            text.push(match escape.map(|(_, character)| character) {
-                Some('b') => '\u{8}',
-                Some('f') => '\u{c}',
-                Some('n') => '\n',
-                Some('r') => '\r',
-                Some('t') => '\t',
-                Some('\\' | ' ') => '\\',
-                Some('/') => '/',
-                Some(found) if found == quote => quote,
-                Some('x') => {
-                    let digits = self.text.get(start + 1 + at + 2..start + 1 + at + 4);
-                    let code = digits
-                        .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))
-                        .and_then(|d| u8::from_str_radix(d, 16).ok());
-                    let Some(code) = code else {
-                        self.at = start + 1 + at;
+            let Some(escaped) = source.get(at + 1).copied() else { break };
+            text.push(match escaped {
+                b'b' => 8,
+                b'f' => 12,
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'\\' | b' ' => b'\\',
+                b'/' => b'/',
+                found if found == quote => quote,
+                b'x' => {
+                    let digits = self.text.get(at + 2..at + 4).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                    let Some(code) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+                        self.at = at;
                         return Err(self.error("`\\x` must be followed by two hexadecimal digits"));
                     };
-                    if !code.is_ascii() {
-                        self.at = start + 1 + at;
-                        return Err(self.error(format!("`\\x{code:02x}` is not ASCII")));
-                    }
-                    characters.next();
-                    characters.next();
-                    char::from(code)
+                    at += 2;
+                    code
                 }
-                Some(other) => {
-                    self.at = start + 1 + at;
+                _ => {
+                    self.at = at;
+                    let other = self.text[at + 1..].chars().next().unwrap_or_default();
                     let mut error = self.error(format!("unknown escape `\\{}`", other.escape_debug()));
                     error.help = Some("write a backslash as `\\\\`".to_owned());
                     return Err(error);
                 }
-                None => break,
             });
+            at += 2;
         }
-        let mut error = self.error(format!("text in quotes has no closing `{quote}`"));
+        let mut error = self.error(format!("text in quotes has no closing `{}`", char::from(quote)));
         error.at = start;
         Err(error)
     }
@@ -993,6 +993,7 @@ mod tests {
                 "join(\",\", (proc.name, proc.pname)) = a",
             ),
             (r#"proc.name = "a\"\\\n\x41""#, r#"proc.name = "a\"\\\nA""#),
+            (r#"proc.name = "\xe2\x80\xae""#, "proc.name = \"\u{202e}\""),
             ("proc.name in shells", "proc.name in (shells)"),
             ("proc.args=\"\"", "proc.args = \"\""),
         ] {
@@ -1036,6 +1037,7 @@ mod tests {
                 13,
                 "`\\x` must be followed by two hexadecimal digits",
             ),
+            ("proc.name = \"\\xff\"", 12, "text with these escapes is not UTF-8"),
             ("proc.pid > abc", 11, "expected a number, found `abc`"),
             ("proc.aname[ = x", 11, "expected an argument in brackets, found ` `"),
             ("a AND b", 2, "expected `and`, `or` or the end, found `AND`"),
