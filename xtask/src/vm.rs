@@ -4,6 +4,7 @@
 //! statically. That is glibc's static form of the very target the host uses: it needs no other toolchain and no other C
 //! library than the one gcc brings, and what runs in the guest differs from the product in nothing but the link.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -239,6 +240,13 @@ fn pack(programs: &Programs, options: &Options, path: &Path) -> Result<()> {
     )?;
 
     let busybox = find("busybox").context("busybox is not in PATH")?;
+    for executable in [&busybox, &programs.init]
+        .into_iter()
+        .chain(&programs.helpers)
+        .chain(&programs.tests)
+    {
+        ensure_static(executable)?;
+    }
     archive.file("bin/busybox", 0o755, &busybox)?;
     for applet in output(program(&busybox).arg("--list"))?
         .lines()
@@ -295,6 +303,43 @@ fn pack(programs: &Programs, options: &Options, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the guest runs must bring all its code: there is no loader in the guest that could find the rest.
+fn ensure_static(path: &Path) -> Result<()> {
+    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(
+        is_static(&content).with_context(|| format!("{} is not a 64-bit ELF file", path.display()))?,
+        "{} is linked dynamically, and the guest has no libraries{}",
+        path.display(),
+        if name(path)? == "busybox" {
+            "; install busybox-static"
+        } else {
+            ""
+        }
+    );
+    Ok(())
+}
+
+/// Whether an ELF file asks for no loader: none of its program headers is `PT_INTERP`.
+fn is_static(elf: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let offset = usize::try_from(u64::from_le_bytes(elf.get(32..40)?.try_into().ok()?)).ok()?;
+    let size = usize::from(u16::from_le_bytes(elf.get(54..56)?.try_into().ok()?));
+    let count = usize::from(u16::from_le_bytes(elf.get(56..58)?.try_into().ok()?));
+    let table = elf.get(offset..offset.checked_add(size.checked_mul(count)?)?)?;
+    // An executable has program headers, of at least the size of their first field.
+    if size < 4 || count == 0 {
+        return None;
+    }
+    Some(
+        table
+            .chunks_exact(size)
+            .all(|header| header[..4] != PT_INTERP.to_le_bytes()),
+    )
+}
+
 fn name(path: &Path) -> Result<&str> {
     path.file_name()
         .and_then(|name| name.to_str())
@@ -303,7 +348,7 @@ fn name(path: &Path) -> Result<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Built, executable};
+    use super::{Built, executable, is_static};
 
     #[test]
     fn executables_are_told_apart() {
@@ -317,5 +362,31 @@ mod tests {
         for line in [library, "{}", "not JSON", ""] {
             assert_eq!(executable(line, Built::Program), None, "{line}");
         }
+    }
+
+    #[test]
+    fn programs_that_need_a_loader_are_recognised() {
+        let mut elf = vec![0_u8; 64 + 2 * 56];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[32] = 64;
+        elf[54] = 56;
+        elf[56] = 2;
+        elf[64] = 1;
+        elf[64 + 56] = 2;
+        assert_eq!(is_static(&elf), Some(true));
+        elf[64 + 56] = 3;
+        assert_eq!(is_static(&elf), Some(false));
+        let ourselves = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(is_static(&ourselves), Some(cfg!(target_feature = "crt-static")));
+    }
+
+    #[test]
+    fn what_is_no_program_is_neither() {
+        for bytes in [&b""[..], b"#!/bin/sh\n", b"\x7fELF\x02\x01", &[0xff; 200]] {
+            assert_eq!(is_static(bytes), None, "{bytes:?}");
+        }
+        let mut elf = vec![0xff_u8; 64];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        assert_eq!(is_static(&elf), None);
     }
 }
