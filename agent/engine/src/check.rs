@@ -155,6 +155,14 @@ impl<'a, 'f> Checker<'a, 'f> {
             unrecorded: BTreeSet::new(),
         };
         let node = self.lower(&mut context, &syntax)?;
+        if self.graph.depth(node) > syntax::DEPTH_MAX {
+            let message = format!(
+                "condition and its macros nest more than {} levels deep",
+                syntax::DEPTH_MAX
+            );
+            self.errors.push(self.files.diagnostic(text.place(0), message, None));
+            return None;
+        }
         Some(Checked {
             node,
             obstacles: context.obstacles,
@@ -247,8 +255,11 @@ impl<'a, 'f> Checker<'a, 'f> {
         let Some(found) = self.macros.get_mut(name) else {
             let known = self.macros.keys().map(String::as_str);
             let help = did_you_mean(name, known).or_else(|| {
-                let is_list = self.lists.iter().any(|list| list.name == name);
-                is_list.then(|| format!("`{name}` is a list: use it as in `proc.name in ({name})`"))
+                // The name of a list is replaced before conditions are read, so only a slip of one arrives here.
+                let list = nearest(name, self.lists.iter().map(|list| list.name.as_str()))?;
+                Some(format!(
+                    "did you mean the list `{list}`, as in `proc.name in ({list})`?"
+                ))
             });
             self.error(context, at, format!("unknown macro `{name}`"), help);
             return None;
@@ -351,8 +362,8 @@ impl<'a, 'f> Checker<'a, 'f> {
             FieldType::Text | FieldType::Path | FieldType::Any => {}
             other => {
                 let message = format!(
-                    "transformer `{transformer}(` needs text; `{inner}` is a {}",
-                    other.name()
+                    "transformer `{transformer}(` needs text; `{inner}` is {}",
+                    other.phrase()
                 );
                 self.error(context, inner_at, message, None);
                 return Err(Blocked::Mistake);
@@ -478,9 +489,9 @@ impl<'a, 'f> Checker<'a, 'f> {
             FieldType::Address | FieldType::Network => "use =, != or in with addresses or networks".to_owned(),
         };
         let message = format!(
-            "operator `{}` does not apply to `{operand}`, which is a {}",
+            "operator `{}` does not apply to `{operand}`, which is {}",
             check.operator,
-            ty.name()
+            ty.phrase()
         );
         self.error(context, check.operator_span.start, message, Some(help));
         None
@@ -650,9 +661,9 @@ impl<'a, 'f> Checker<'a, 'f> {
                 }
                 None => {
                     let message = format!(
-                        "`{}` is not a number, and `{operand}` is a {}",
+                        "`{}` is not a number, and `{operand}` is {}",
                         literal.text.escape_debug(),
-                        operand.ty().name()
+                        operand.ty().phrase()
                     );
                     self.error(context, literal.span.start, message, None);
                     valid = false;
@@ -766,9 +777,9 @@ impl<'a, 'f> Checker<'a, 'f> {
         let (left_class, right_class) = (class(left), class(right));
         if left_class != right_class && left_class != "any" && right_class != "any" {
             let message = format!(
-                "`{left}` is a {} and cannot be compared with `{right}`, which is a {}",
-                left.ty().name(),
-                right.ty().name()
+                "`{left}` is {} and cannot be compared with `{right}`, which is {}",
+                left.ty().phrase(),
+                right.ty().phrase()
             );
             self.error(context, at, message, None);
             return None;

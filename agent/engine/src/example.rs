@@ -569,9 +569,9 @@ fn read_value(field: &FieldRef, node: &yaml::Node) -> Result<Held, String> {
 fn read_scalar(field: &FieldRef, text: &str, plain: bool) -> Result<Held, String> {
     let wrong = |what: &str| {
         format!(
-            "`{}` is not {what}, and `{field}` is a {}",
+            "`{}` is not {what}, and `{field}` is {}",
             text.escape_debug(),
-            field.field.ty().name()
+            field.field.ty().phrase()
         )
     };
     match field.field.ty() {

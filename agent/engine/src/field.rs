@@ -41,6 +41,19 @@ impl FieldType {
             Self::Any => "text or number",
         }
     }
+
+    /// The word with its article, as in "`proc.pid` is a number".
+    pub(crate) fn phrase(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Path => "a path",
+            Self::Number => "a number",
+            Self::Flag => "a flag",
+            Self::Port => "a port",
+            Self::Address | Self::Network => "an address",
+            Self::Any => "text or a number",
+        }
+    }
 }
 
 /// What may stand in brackets after a field.

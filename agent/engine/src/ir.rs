@@ -235,6 +235,7 @@ impl Predicate {
 pub(crate) struct Graph {
     nodes: Vec<Node>,
     reach: Vec<Reach>,
+    depth: Vec<usize>,
     node_ids: HashMap<Node, NodeId>,
     predicates: Vec<Predicate>,
     predicate_ids: HashMap<Predicate, PredicateId>,
@@ -264,6 +265,11 @@ impl Graph {
 
     pub(crate) fn reach(&self, id: NodeId) -> Reach {
         self.reach[id as usize]
+    }
+
+    /// How many nodes lie above each other in the deepest part of a node.
+    pub(crate) fn depth(&self, id: NodeId) -> usize {
+        self.depth[id as usize]
     }
 
     pub(crate) fn test(&mut self, operand: &Operand, test: Test) -> NodeId {
@@ -351,9 +357,16 @@ impl Graph {
             return *found;
         }
         let reach = self.reach_of(&node);
+        let parts: &[NodeId] = match &node {
+            Node::Constant(_) | Node::Test(_) => &[],
+            Node::Not(of) => std::slice::from_ref(of),
+            Node::And(parts) | Node::Or(parts) | Node::ExactlyOne(parts) => parts,
+        };
+        let depth = parts.iter().map(|part| self.depth(*part) + 1).max().unwrap_or(0);
         let new = id(self.nodes.len());
         self.nodes.push(node.clone());
         self.reach.push(reach);
+        self.depth.push(depth);
         self.node_ids.insert(node, new);
         new
     }

@@ -539,7 +539,9 @@ impl<'t> Parser<'t> {
     }
 
     fn quoted(&mut self) -> Result<Option<String>, SyntaxError> {
-        let Some(quote) = self.rest().bytes().next().filter(|byte| matches!(byte, b'"' | b'\'')) else { return Ok(None) };
+        let Some(quote) = self.rest().bytes().next().filter(|byte| matches!(byte, b'"' | b'\'')) else {
+            return Ok(None);
+        };
         let start = self.at;
         let source = self.text.as_bytes();
         let mut text = Vec::new();
@@ -561,7 +563,9 @@ impl<'t> Parser<'t> {
                 at += 1;
                 continue;
             }
-            let Some(escaped) = source.get(at + 1).copied() else { break };
+            let Some(escaped) = source.get(at + 1).copied() else {
+                break;
+            };
             text.push(match escaped {
                 b'b' => 8,
                 b'f' => 12,
@@ -572,7 +576,10 @@ impl<'t> Parser<'t> {
                 b'/' => b'/',
                 found if found == quote => quote,
                 b'x' => {
-                    let digits = self.text.get(at + 2..at + 4).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                    let digits = self
+                        .text
+                        .get(at + 2..at + 4)
+                        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
                     let Some(code) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
                         self.at = at;
                         return Err(self.error("`\\x` must be followed by two hexadecimal digits"));
