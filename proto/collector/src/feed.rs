@@ -1,0 +1,349 @@
+//! `FeedService`: streams stored entries to subscribers, each at its own pace.
+//!
+//! A subscriber is a position. It reads the store when it has credit and its transport has room, and waits for a
+//! notification when it is at the end, so a slow one holds nothing but its position.
+
+use crate::{
+    collector::stopped,
+    cursor::Cursor,
+    filter::Filter,
+    metrics::Metrics,
+    store::{ReadLimit, Store, Unavailable},
+};
+use prost_types::Timestamp;
+use staghound_proto::v1::{
+    Edge, Entries, Heartbeat, Start, SubscribeRequest, SubscribeResponse, feed_service_server::FeedService, start,
+    subscribe_request, subscribe_response,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+const ENTRIES_PER_MESSAGE_MAX: usize = 256;
+const BYTES_PER_MESSAGE_MAX: usize = 1 << 20;
+/// Entries looked at with one read, so that a filter that nothing passes does not hold a reader for long.
+const SCANNED_PER_READ_MAX: usize = 8192;
+/// Messages waiting for the transport: one being sent, one ready.
+const RESPONSES_QUEUED_MAX: usize = 2;
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
+
+/// The service; clones share everything.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    subscribers_max: usize,
+    subscribers: Arc<AtomicUsize>,
+    start_timeout: Duration,
+    stopping: watch::Receiver<bool>,
+    /// Held by every subscriber's task to its end, which is how the collector waits for them.
+    alive: mpsc::WeakSender<()>,
+}
+
+impl Feed {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        metrics: Arc<Metrics>,
+        subscribers_max: usize,
+        start_timeout: Duration,
+        stopping: watch::Receiver<bool>,
+        alive: mpsc::WeakSender<()>,
+    ) -> Self {
+        Self {
+            store,
+            metrics,
+            subscribers_max,
+            subscribers: Arc::default(),
+            start_timeout,
+            stopping,
+            alive,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl FeedService for Feed {
+    type SubscribeStream = ReceiverStream<Result<SubscribeResponse, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let Some(counted) = Counted::enter(self) else {
+            let message =
+                "this collector has as many subscribers as it may have; use another or raise --subscribers-max";
+            return Err(Status::resource_exhausted(message));
+        };
+        let alive = self.alive.upgrade().ok_or_else(shutting_down)?;
+        let (sender, receiver) = mpsc::channel(RESPONSES_QUEUED_MAX);
+        let feed = self.clone();
+        tokio::spawn(async move {
+            let peer = request.remote_addr();
+            if let Err(status) = feed.serve(request.into_inner(), &sender).await {
+                tracing::info!(?peer, status = ?status.message(), "subscriber ended");
+                drop(timeout(feed.start_timeout, sender.send(Err(status))).await);
+            }
+            drop((counted, alive));
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// One subscriber in the count.
+struct Counted {
+    subscribers: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+impl Counted {
+    fn enter(feed: &Feed) -> Option<Self> {
+        let room = |count| (count < feed.subscribers_max).then_some(count + 1);
+        feed.subscribers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .ok()?;
+        feed.metrics.feed_subscribers.inc();
+        Some(Self {
+            subscribers: Arc::clone(&feed.subscribers),
+            metrics: Arc::clone(&feed.metrics),
+        })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.subscribers.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.feed_subscribers.dec();
+    }
+}
+
+/// What the consumer says while entries flow to it.
+struct Inbound {
+    messages: Streaming<SubscribeRequest>,
+    /// Entries that may be sent; `None`: no limit.
+    credit: Option<u64>,
+    /// The consumer has said all it will say; it may still read.
+    ended: bool,
+}
+
+impl Inbound {
+    /// Takes one message; never ready after the end. Safe to be dropped while it waits.
+    async fn take(&mut self) -> Result<(), Status> {
+        if self.ended {
+            std::future::pending::<()>().await;
+        }
+        match self.messages.message().await? {
+            None => self.ended = true,
+            Some(SubscribeRequest {
+                phase: Some(subscribe_request::Phase::Credit(credit)),
+            }) => {
+                if let Some(left) = &mut self.credit {
+                    *left = left.saturating_add(u64::from(credit.entries));
+                }
+            }
+            Some(_) => {
+                return Err(Status::invalid_argument(
+                    "after the start only credit may follow; open a new stream to start anew",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn may_send(&self) -> usize {
+        let credit = self
+            .credit
+            .map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        credit.min(ENTRIES_PER_MESSAGE_MAX)
+    }
+}
+
+impl Feed {
+    /// One subscription from start to end.
+    async fn serve(
+        &self,
+        mut messages: Streaming<SubscribeRequest>,
+        responses: &mpsc::Sender<Result<SubscribeResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut stopping = self.stopping.clone();
+        let start = tokio::select! {
+            start = timeout(self.start_timeout, messages.message()) => start,
+            () = stopped(&mut stopping) => return Err(shutting_down()),
+        };
+        let start = match start {
+            Err(_) => {
+                return Err(Status::deadline_exceeded(
+                    "no start came in time; send one as the first message",
+                ));
+            }
+            Ok(message) => match message? {
+                None => return Ok(()),
+                Some(SubscribeRequest {
+                    phase: Some(subscribe_request::Phase::Start(start)),
+                }) => start,
+                Some(_) => {
+                    return Err(Status::invalid_argument(
+                        "the first message is not a start; send one before credit",
+                    ));
+                }
+            },
+        };
+        let mut newest = self.store.next();
+        let mut next = self.position(&start).await?;
+        let filter = Filter::try_from(start.filter.unwrap_or_default());
+        let filter = Arc::new(filter.map_err(|error| Status::invalid_argument(error.to_string()))?);
+        let heartbeat = match start.heartbeat_interval_s {
+            0 => HEARTBEAT_DEFAULT,
+            seconds => Duration::from_secs(u64::from(seconds)).min(HEARTBEAT_MAX),
+        };
+        let credit = (start.window > 0).then(|| u64::from(start.window));
+        let mut inbound = Inbound {
+            messages,
+            credit,
+            ended: false,
+        };
+        let mut quiet_since = Instant::now();
+        let mut lost_before = false;
+        loop {
+            // Room first, reading after: what is read is sent at once and nothing piles up here.
+            let permit = loop {
+                tokio::select! {
+                    permit = responses.reserve() => match permit {
+                        Ok(permit) => break permit,
+                        Err(_) => return Ok(()),
+                    },
+                    taken = inbound.take() => taken?,
+                    () = stopped(&mut stopping) => return Err(shutting_down()),
+                }
+            };
+            let entries_max = inbound.may_send();
+            let end = *newest.borrow_and_update();
+            let (response, sent) = if entries_max > 0 && next < end {
+                let limit = ReadLimit {
+                    entries: entries_max,
+                    bytes: BYTES_PER_MESSAGE_MAX,
+                    scanned: SCANNED_PER_READ_MAX,
+                };
+                let page = self
+                    .store
+                    .read(next, limit, Arc::clone(&filter))
+                    .await
+                    .map_err(unavailable)?;
+                next = page.next;
+                lost_before |= page.lost_before;
+                if page.entries.is_empty() && !lost_before && quiet_since.elapsed() < heartbeat {
+                    continue;
+                }
+                if page.entries.is_empty() {
+                    (self.heartbeat(next, lost_before), 0)
+                } else {
+                    let sent = page.entries.len() as u64;
+                    let entries = Entries {
+                        entries: page.entries,
+                        lost_before,
+                    };
+                    (subscribe_response::Phase::Entries(entries), sent)
+                }
+            } else {
+                drop(permit);
+                tokio::select! {
+                    // Ready at once when the store grew since `end` was read.
+                    changed = newest.changed(), if entries_max > 0 => {
+                        changed.map_err(|_| shutting_down())?;
+                        continue;
+                    }
+                    taken = inbound.take() => {
+                        taken?;
+                        continue;
+                    }
+                    () = responses.closed() => return Ok(()),
+                    () = stopped(&mut stopping) => return Err(shutting_down()),
+                    () = sleep_until(quiet_since + heartbeat) => {}
+                }
+                // The transport may be full; then there is something it has to send, and no need for a heartbeat.
+                quiet_since = Instant::now();
+                let heartbeat = SubscribeResponse {
+                    phase: Some(self.heartbeat(next, lost_before)),
+                };
+                if responses.try_send(Ok(heartbeat)).is_ok() {
+                    self.count_loss(lost_before);
+                    lost_before = false;
+                }
+                continue;
+            };
+            if let Some(left) = &mut inbound.credit {
+                *left = left.saturating_sub(sent);
+            }
+            self.metrics.feed_entries.inc_by(sent);
+            self.count_loss(lost_before);
+            lost_before = false;
+            quiet_since = Instant::now();
+            permit.send(Ok(SubscribeResponse { phase: Some(response) }));
+        }
+    }
+
+    async fn position(&self, start: &Start) -> Result<u64, Status> {
+        let edge = match &start.position {
+            Some(start::Position::Cursor(text)) => return self.resume(text),
+            Some(start::Position::Edge(edge)) => Edge::try_from(*edge)
+                .map_err(|_| Status::invalid_argument(format!("{edge} is not an edge; use earliest or latest")))?,
+            None => Edge::Unspecified,
+        };
+        match edge {
+            Edge::Earliest => self.store.earliest().await.map_err(unavailable),
+            Edge::Latest | Edge::Unspecified => Ok(*self.store.next().borrow()),
+        }
+    }
+
+    fn resume(&self, text: &str) -> Result<u64, Status> {
+        let shown: String = text.chars().take(64).collect();
+        let cursor: Cursor = text
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("cursor {shown:?} is invalid: {error}")))?;
+        let end = self.store.cursor(*self.store.next().borrow());
+        if cursor.store != end.store {
+            let message = format!("cursor {shown:?} is of another store; start at earliest to read what this one has");
+            return Err(Status::invalid_argument(message));
+        }
+        if cursor.next > end.next || cursor.next == 0 {
+            let message = format!(
+                "cursor {shown:?} is not within this store, which may be a restored copy; start at earliest or latest"
+            );
+            return Err(Status::invalid_argument(message));
+        }
+        Ok(cursor.next)
+    }
+
+    fn heartbeat(&self, next: u64, lost_before: bool) -> subscribe_response::Phase {
+        subscribe_response::Phase::Heartbeat(Heartbeat {
+            cursor: self.store.cursor(next).to_string(),
+            time: Some(Timestamp::from(SystemTime::now())),
+            lost_before,
+        })
+    }
+
+    fn count_loss(&self, lost_before: bool) {
+        if lost_before {
+            self.metrics.feed_lost_before.inc();
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
+fn unavailable(error: Unavailable) -> Status {
+    Status::unavailable(format!("{error}; resume at your last cursor"))
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the collector is shutting down; connect again later and resume at your last cursor")
+}

@@ -1,0 +1,126 @@
+//! Every metric of the collector, declared once; units are part of the names.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Why a stream or batch was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Reason {
+    pub(crate) reason: &'static str,
+}
+
+/// Counters and gauges, updated where the things happen.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) ingest_streams: Gauge,
+    pub(crate) ingest_batches: Counter,
+    pub(crate) ingest_items: Counter,
+    pub(crate) ingest_duplicates: Counter,
+    pub(crate) ingest_sequence_gaps: Counter,
+    pub(crate) ingest_rejected: Family<Reason, Counter>,
+    pub(crate) feed_subscribers: Gauge,
+    pub(crate) feed_entries: Counter,
+    pub(crate) feed_lost_before: Counter,
+    pub(crate) store_commits: Counter,
+    pub(crate) store_commit_seconds: Histogram,
+    pub(crate) store_bytes: Gauge,
+    pub(crate) store_entries: Gauge,
+    pub(crate) store_next_position: Gauge,
+    pub(crate) store_removed: Counter,
+    pub(crate) store_failures: Counter,
+    pub(crate) store_open: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("staghound_collector");
+        let counter = |registry: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let gauge = |registry: &mut Registry, name: &str, help: &str| {
+            let gauge: Gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let r = &mut registry;
+        let ingest_streams = gauge(r, "ingest_streams", "Agents with a live stream");
+        let ingest_batches = counter(r, "ingest_batches", "Batches made durable");
+        let ingest_items = counter(r, "ingest_items", "Items made durable");
+        let ingest_duplicates = counter(
+            r,
+            "ingest_duplicate_items",
+            "Items dropped because they were stored before",
+        );
+        let ingest_sequence_gaps = counter(r, "ingest_sequence_gaps", "Declared losses of items that were stored");
+        let ingest_rejected = Family::<Reason, Counter>::default();
+        r.register(
+            "ingest_rejected_streams",
+            "Streams ended with an error, by reason",
+            ingest_rejected.clone(),
+        );
+        let feed_subscribers = gauge(r, "feed_subscribers", "Live subscribers");
+        let feed_entries = counter(r, "feed_sent_entries", "Entries sent to subscribers");
+        let feed_lost_before = counter(
+            r,
+            "feed_lost_before",
+            "Times a subscriber was told that retention overtook its cursor",
+        );
+        let store_commits = counter(
+            r,
+            "store_commits",
+            "Durable commits; each holds the batches that had gathered",
+        );
+        let store_commit_seconds = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0]);
+        r.register(
+            "store_commit_seconds",
+            "Time of a durable commit",
+            store_commit_seconds.clone(),
+        );
+        let store_bytes = gauge(r, "store_bytes", "Bytes of stored entries");
+        let store_entries = gauge(r, "store_entries", "Stored entries");
+        let store_next_position = gauge(r, "store_next_position", "Position the next entry will get");
+        let store_removed = counter(r, "store_removed_entries", "Entries removed by retention");
+        let store_failures = counter(r, "store_failures", "Storage errors; the store is reopened after each");
+        let store_open = gauge(
+            r,
+            "store_open",
+            "Whether the store is open (1) or waits for its disk (0)",
+        );
+        Self {
+            registry,
+            ingest_streams,
+            ingest_batches,
+            ingest_items,
+            ingest_duplicates,
+            ingest_sequence_gaps,
+            ingest_rejected,
+            feed_subscribers,
+            feed_entries,
+            feed_lost_before,
+            store_commits,
+            store_commit_seconds,
+            store_bytes,
+            store_entries,
+            store_next_position,
+            store_removed,
+            store_failures,
+            store_open,
+        }
+    }
+
+    pub(crate) fn rejected(&self, reason: &'static str) {
+        self.ingest_rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// The OpenMetrics text.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("writing into a string cannot fail");
+        text
+    }
+}
