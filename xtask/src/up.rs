@@ -64,7 +64,6 @@ impl Line {
         if port_file.exists() {
             fs::remove_file(&port_file).with_context(|| format!("cannot remove {}", port_file.display()))?;
         }
-        let collector_http = free_port()?;
         let mut command = Command::new(&products.collector);
         command
             .args([
@@ -72,7 +71,7 @@ impl Line {
                 "--listen",
                 &format!("127.0.0.1:{port}"),
                 "--http",
-                &format!("127.0.0.1:{collector_http}"),
+                "127.0.0.1:0",
             ])
             .arg("--data")
             .arg(directory.join("collector"))
@@ -207,7 +206,17 @@ fn demonstrate(products: &Products) -> Result<()> {
         .context("the alert names no rule")?;
     let mut command = line.tail(
         products,
-        &["--from", "earliest", "--rule", rule, "--count", "1", "--timeout", "10"],
+        &[
+            "--from",
+            "earliest",
+            "--alerts-only",
+            "--rule",
+            rule,
+            "--count",
+            "1",
+            "--timeout",
+            "10",
+        ],
     );
     run(&mut command).context("cannot show the alert as text")?;
     print(&format!("techniques: {}", techniques(&alert).join(", ")));

@@ -44,7 +44,8 @@ fn generate(arguments: &[String]) -> Result<()> {
 }
 
 fn number(text: &str) -> Result<u64> {
-    text.parse().with_context(|| format!("`{text}` is not a number of repetitions; {USAGE}"))
+    text.parse()
+        .with_context(|| format!("`{text}` is not a number of repetitions; {USAGE}"))
 }
 
 /// fork, execve of `load noop`, wait.
@@ -89,7 +90,9 @@ fn open(times: u64, file: &str) -> Result<()> {
 /// connect, accept, close on loopback.
 fn tcp(times: u64) -> Result<()> {
     let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
-    let address = listener.local_addr().context("cannot read the address of the listener")?;
+    let address = listener
+        .local_addr()
+        .context("cannot read the address of the listener")?;
     for _ in 0..times {
         let client = TcpStream::connect(address).context("cannot connect to loopback")?;
         let (server, _) = listener.accept().context("cannot accept")?;
@@ -102,11 +105,20 @@ fn tcp(times: u64) -> Result<()> {
 }
 
 fn reset_on_close(stream: &TcpStream) -> Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
     let length = libc::socklen_t::try_from(size_of::<libc::linger>()).context("size does not fit")?;
     // SAFETY: the pointer and the length describe `linger`.
     let status = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length)
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            length,
+        )
     };
     ensure!(status == 0, "SO_LINGER: {}", io::Error::last_os_error());
     Ok(())
@@ -126,7 +138,10 @@ fn getppid(times: u64) -> Result<()> {
 /// Reads and writes of 512 bytes, which touch no path.
 fn read_write(times: u64) -> Result<()> {
     let mut zero = File::open("/dev/zero").context("cannot open /dev/zero")?;
-    let mut null = OpenOptions::new().write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let mut null = OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .context("cannot open /dev/null")?;
     let mut buffer = [0_u8; 512];
     for _ in 0..times {
         zero.read_exact(&mut buffer).context("cannot read /dev/zero")?;

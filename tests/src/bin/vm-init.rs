@@ -25,16 +25,56 @@ struct Mount {
 
 /// In the order they have to be made.
 const MOUNTS: [Mount; 10] = [
-    Mount { kind: "proc", target: "/proc", options: "" },
-    Mount { kind: "sysfs", target: "/sys", options: "" },
-    Mount { kind: "devtmpfs", target: "/dev", options: "" },
-    Mount { kind: "tmpfs", target: "/tmp", options: "mode=1777" },
-    Mount { kind: "tmpfs", target: "/run", options: "mode=0755" },
-    Mount { kind: "tmpfs", target: "/dev/shm", options: "mode=1777" },
-    Mount { kind: "tracefs", target: "/sys/kernel/tracing", options: "" },
-    Mount { kind: "securityfs", target: "/sys/kernel/security", options: "" },
-    Mount { kind: "bpf", target: "/sys/fs/bpf", options: "" },
-    Mount { kind: "cgroup2", target: "/sys/fs/cgroup", options: "" },
+    Mount {
+        kind: "proc",
+        target: "/proc",
+        options: "",
+    },
+    Mount {
+        kind: "sysfs",
+        target: "/sys",
+        options: "",
+    },
+    Mount {
+        kind: "devtmpfs",
+        target: "/dev",
+        options: "",
+    },
+    Mount {
+        kind: "tmpfs",
+        target: "/tmp",
+        options: "mode=1777",
+    },
+    Mount {
+        kind: "tmpfs",
+        target: "/run",
+        options: "mode=0755",
+    },
+    Mount {
+        kind: "tmpfs",
+        target: "/dev/shm",
+        options: "mode=1777",
+    },
+    Mount {
+        kind: "tracefs",
+        target: "/sys/kernel/tracing",
+        options: "",
+    },
+    Mount {
+        kind: "securityfs",
+        target: "/sys/kernel/security",
+        options: "",
+    },
+    Mount {
+        kind: "bpf",
+        target: "/sys/fs/bpf",
+        options: "",
+    },
+    Mount {
+        kind: "cgroup2",
+        target: "/sys/fs/cgroup",
+        options: "",
+    },
 ];
 
 /// How long one test program may take when `/tests/env` does not say (`STAGHOUND_VM_PROGRAM_TIMEOUT_S`).
@@ -58,7 +98,12 @@ fn main() {
     let mut totals = Totals::default();
     match guest(&mut totals) {
         Ok(()) => {
-            let Totals { passed, failed, programs, failed_programs } = totals;
+            let Totals {
+                passed,
+                failed,
+                programs,
+                failed_programs,
+            } = totals;
             let seconds = started.elapsed().as_secs();
             say(&format!(
                 "end passed={passed} failed={failed} programs={programs} failed_programs={failed_programs} seconds={seconds}"
@@ -115,7 +160,15 @@ fn mount_one(mount: &Mount) -> Result<()> {
     let target = c_string(mount.target)?;
     let options = c_string(mount.options)?;
     // SAFETY: the four pointers are NUL-terminated strings that live until the call returns.
-    let status = unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) };
+    let status = unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            0,
+            options.as_ptr().cast(),
+        )
+    };
     if status != 0 {
         let error = io::Error::last_os_error();
         bail!("cannot mount {} on {}: {error}", mount.kind, mount.target);
@@ -154,14 +207,21 @@ fn set_host_name(name: &str) -> Result<()> {
 
 /// What the test programs see: a login shell's usual variables and those of `/tests/env`.
 fn environment() -> Result<BTreeMap<String, String>> {
-    let mut variables: BTreeMap<String, String> =
-        [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("TMPDIR", "/tmp"), ("TERM", "dumb"), ("LANG", "C")]
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
+    let mut variables: BTreeMap<String, String> = [
+        ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("TMPDIR", "/tmp"),
+        ("TERM", "dumb"),
+        ("LANG", "C"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
     let given = fs::read_to_string("/tests/env").context("cannot read /tests/env")?;
     for line in given.lines().filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once('=').with_context(|| format!("/tests/env: `{line}` is not NAME=value"))?;
+        let (name, value) = line
+            .split_once('=')
+            .with_context(|| format!("/tests/env: `{line}` is not NAME=value"))?;
         variables.insert(name.to_owned(), value.to_owned());
     }
     Ok(variables)
@@ -169,7 +229,8 @@ fn environment() -> Result<BTreeMap<String, String>> {
 
 /// Prints what decides which tests can work here, so that a failure can be understood from the console alone.
 fn tell_about_kernel() {
-    let read = |path: &str| fs::read_to_string(path).map_or_else(|error| error.to_string(), |text| text.trim().to_owned());
+    let read =
+        |path: &str| fs::read_to_string(path).map_or_else(|error| error.to_string(), |text| text.trim().to_owned());
     let btf = match fs::metadata("/sys/kernel/btf/vmlinux") {
         Ok(metadata) => format!("{} bytes", metadata.len()),
         Err(error) => error.to_string(),
@@ -220,8 +281,15 @@ fn relay(output: impl io::Read) -> Result<(u64, u64)> {
     let (mut passed, mut failed) = (0, 0);
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).context("cannot read the output of the program")? > 0 {
-        io::stdout().lock().write_all(&line).context("cannot write to the console")?;
+    while reader
+        .read_until(b'\n', &mut line)
+        .context("cannot read the output of the program")?
+        > 0
+    {
+        io::stdout()
+            .lock()
+            .write_all(&line)
+            .context("cannot write to the console")?;
         if let Some((p, f)) = counts(&String::from_utf8_lossy(&line)) {
             passed += p;
             failed += f;
@@ -234,7 +302,10 @@ fn relay(output: impl io::Read) -> Result<(u64, u64)> {
 /// Reads `test result: ok. 3 passed; 1 failed; 0 ignored; …`.
 fn counts(line: &str) -> Option<(u64, u64)> {
     let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
-    let count = |unit: &str| rest.split("; ").find_map(|part| part.strip_suffix(unit)?.trim().parse().ok());
+    let count = |unit: &str| {
+        rest.split("; ")
+            .find_map(|part| part.strip_suffix(unit)?.trim().parse().ok())
+    };
     Some((count("passed")?, count("failed")?))
 }
 
@@ -250,7 +321,11 @@ fn wait_for(pid: u32, timeout: Duration) -> Result<libc::c_int> {
             return Ok(status);
         }
         ensure!(waited >= 0, "waitpid: {}", io::Error::last_os_error());
-        ensure!(Instant::now() < deadline, "still running after {} s, killed", timeout.as_secs());
+        ensure!(
+            Instant::now() < deadline,
+            "still running after {} s, killed",
+            timeout.as_secs()
+        );
         if waited == 0 {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -275,14 +350,18 @@ fn kill_everything_else() {
 
 /// User-space processes that still run, as `pid name`.
 fn left_running() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse::<u32>().ok())
         .filter(|&pid| pid != 1)
         .filter_map(|pid| {
             let directory = Path::new("/proc").join(pid.to_string());
             // Kernel threads and zombies have no command line.
-            let command_line = fs::read(directory.join("cmdline")).ok().filter(|bytes| !bytes.is_empty())?;
+            let command_line = fs::read(directory.join("cmdline"))
+                .ok()
+                .filter(|bytes| !bytes.is_empty())?;
             let first = command_line.split(|&byte| byte == 0).next().unwrap_or_default();
             Some(format!("{pid} {}", String::from_utf8_lossy(first).escape_debug()))
         })
@@ -304,8 +383,14 @@ mod tests {
 
     #[test]
     fn test_result_lines_are_counted() {
-        assert_eq!(counts("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out"), Some((3, 0)));
-        assert_eq!(counts("test result: FAILED. 3 passed; 2 failed; 0 ignored\n"), Some((3, 2)));
+        assert_eq!(
+            counts("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out"),
+            Some((3, 0))
+        );
+        assert_eq!(
+            counts("test result: FAILED. 3 passed; 2 failed; 0 ignored\n"),
+            Some((3, 2))
+        );
         assert_eq!(counts("test result: something else"), None);
         assert_eq!(counts("test tests::result ... ok"), None);
     }

@@ -68,13 +68,7 @@ impl Monitor {
             let port_file = directory.join("collector.port");
             let mut serve = Command::new(program);
             serve
-                .args([
-                    "serve",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--http",
-                    &format!("127.0.0.1:{}", free_port()?),
-                ])
+                .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
                 .arg("--data")
                 .arg(directory.join("collector"))
                 .arg("--port-file")
