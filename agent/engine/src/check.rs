@@ -237,9 +237,11 @@ impl<'a, 'f> Checker<'a, 'f> {
                 // All parts are checked, so that every mistake is told.
                 let lowered: Vec<Option<NodeId>> = parts.iter().map(|part| self.lower(context, part)).collect();
                 let lowered: Vec<NodeId> = lowered.into_iter().collect::<Option<_>>()?;
-                Some(match syntax {
-                    Syntax::And(_) => self.graph.and(lowered),
-                    _ => self.graph.or(lowered),
+                let all = matches!(syntax, Syntax::And(_));
+                Some(if all {
+                    self.graph.and(lowered)
+                } else {
+                    self.graph.or(lowered)
                 })
             }
             Syntax::Not(of) => {
@@ -358,16 +360,13 @@ impl<'a, 'f> Checker<'a, 'f> {
                 reason,
             }));
         }
-        match inner.ty() {
-            FieldType::Text | FieldType::Path | FieldType::Any => {}
-            other => {
-                let message = format!(
-                    "transformer `{transformer}(` needs text; `{inner}` is {}",
-                    other.phrase()
-                );
-                self.error(context, inner_at, message, None);
-                return Err(Blocked::Mistake);
-            }
+        if !matches!(inner.ty(), FieldType::Text | FieldType::Path | FieldType::Any) {
+            let message = format!(
+                "transformer `{transformer}(` needs text; `{inner}` is {}",
+                inner.ty().phrase()
+            );
+            self.error(context, inner_at, message, None);
+            return Err(Blocked::Mistake);
         }
         let mut transforms = inner.transforms.into_vec();
         transforms.push(transform);
@@ -431,10 +430,7 @@ impl<'a, 'f> Checker<'a, 'f> {
 
     /// Values of `evt.type` must be names of events; those that are not recorded are remembered.
     fn event_types(&mut self, context: &mut Context<'_>, check: &Check, literals: &[Literal]) -> Option<()> {
-        if !matches!(
-            check.operator,
-            Operator::Equal | Operator::NotEqual | Operator::In | Operator::Intersects
-        ) {
+        if !check.operator.is_equality() {
             return Some(());
         }
         let mut known = Some(());
@@ -542,6 +538,8 @@ impl<'a, 'f> Checker<'a, 'f> {
                 let prefixes: BTreeSet<Box<[u8]>> = literals
                     .iter()
                     .map(|literal| normal_path(literal.text.as_bytes()))
+                    // Nothing is below a path without a name.
+                    .filter(|prefix| !prefix.is_empty())
                     .collect();
                 Test::PathPrefix(prefixes.into_iter().collect())
             }
@@ -590,10 +588,10 @@ impl<'a, 'f> Checker<'a, 'f> {
             }
         };
         // A set without values holds nothing.
-        match test {
-            Test::TextIn(values) | Test::PathPrefix(values) if values.is_empty() => Some(self.graph.constant(false)),
-            test => Some(self.graph.test(operand, test)),
+        if matches!(&test, Test::TextIn(values) | Test::PathPrefix(values) if values.is_empty()) {
+            return Some(self.graph.constant(false));
         }
+        Some(self.graph.test(operand, test))
     }
 
     /// Fields that are text or number: orders are of numbers, equality is of either, the rest is of text.
@@ -604,27 +602,27 @@ impl<'a, 'f> Checker<'a, 'f> {
         operand: &Operand,
         literals: &[Literal],
     ) -> Option<NodeId> {
-        match check.operator {
-            Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
-                self.compare_numbers(context, check, operand, literals)
-            }
-            Operator::Equal | Operator::NotEqual | Operator::In | Operator::Intersects => {
-                let texts: BTreeSet<Box<[u8]>> =
-                    literals.iter().map(|literal| literal.text.as_bytes().into()).collect();
-                let numbers: BTreeSet<i64> = literals.iter().filter_map(|literal| number(&literal.text)).collect();
-                let mut either = vec![self.graph.test(operand, Test::TextIn(texts.into_iter().collect()))];
-                if !numbers.is_empty() {
-                    either.push(self.graph.test(operand, Test::NumberIn(numbers.into_iter().collect())));
-                }
-                let is = self.graph.or(either);
-                Some(if check.operator == Operator::NotEqual {
-                    self.not_equal(operand, is)
-                } else {
-                    is
-                })
-            }
-            _ => self.compare_text(context, check, operand, literals),
+        if check.operator.is_order() {
+            return self.compare_numbers(context, check, operand, literals);
         }
+        if !check.operator.is_equality() {
+            return self.compare_text(context, check, operand, literals);
+        }
+        let texts: BTreeSet<Box<[u8]>> = literals.iter().map(|literal| literal.text.as_bytes().into()).collect();
+        let numbers: BTreeSet<i64> = literals.iter().filter_map(|literal| number(&literal.text)).collect();
+        let mut either = Vec::new();
+        if !texts.is_empty() {
+            either.push(self.graph.test(operand, Test::TextIn(texts.into_iter().collect())));
+        }
+        if !numbers.is_empty() {
+            either.push(self.graph.test(operand, Test::NumberIn(numbers.into_iter().collect())));
+        }
+        let is = self.graph.or(either);
+        Some(if check.operator == Operator::NotEqual {
+            self.not_equal(operand, is)
+        } else {
+            is
+        })
     }
 
     fn compare_numbers(
@@ -634,14 +632,10 @@ impl<'a, 'f> Checker<'a, 'f> {
         operand: &Operand,
         literals: &[Literal],
     ) -> Option<NodeId> {
-        let order = match check.operator {
-            Operator::Less => Some(Order::Less),
-            Operator::LessOrEqual => Some(Order::LessOrEqual),
-            Operator::Greater => Some(Order::Greater),
-            Operator::GreaterOrEqual => Some(Order::GreaterOrEqual),
-            Operator::Equal | Operator::NotEqual | Operator::In | Operator::Intersects => None,
-            _ => return self.mismatch(context, check, operand),
-        };
+        let order = order_of(check.operator);
+        if order.is_none() && !check.operator.is_equality() {
+            return self.mismatch(context, check, operand);
+        }
         let is_port = operand.ty() == FieldType::Port;
         let mut numbers = BTreeSet::new();
         let mut valid = true;
@@ -697,10 +691,7 @@ impl<'a, 'f> Checker<'a, 'f> {
         operand: &Operand,
         literals: &[Literal],
     ) -> Option<NodeId> {
-        if !matches!(
-            check.operator,
-            Operator::Equal | Operator::NotEqual | Operator::In | Operator::Intersects
-        ) {
+        if !check.operator.is_equality() {
             return self.mismatch(context, check, operand);
         }
         let mut either = Vec::new();
@@ -730,10 +721,7 @@ impl<'a, 'f> Checker<'a, 'f> {
         operand: &Operand,
         literals: &[Literal],
     ) -> Option<NodeId> {
-        if !matches!(
-            check.operator,
-            Operator::Equal | Operator::NotEqual | Operator::In | Operator::Intersects
-        ) {
+        if !check.operator.is_equality() {
             return self.mismatch(context, check, operand);
         }
         let mut networks = BTreeSet::new();
@@ -786,19 +774,22 @@ impl<'a, 'f> Checker<'a, 'f> {
         }
         let textual = matches!(left_class, "text" | "any");
         let order = match check.operator {
-            Operator::Equal | Operator::In | Operator::Intersects => FieldOrder::Equal,
-            Operator::NotEqual => FieldOrder::NotEqual,
-            Operator::Less if !matches!(left_class, "flag" | "address") => FieldOrder::Order(Order::Less),
-            Operator::LessOrEqual if !matches!(left_class, "flag" | "address") => FieldOrder::Order(Order::LessOrEqual),
-            Operator::Greater if !matches!(left_class, "flag" | "address") => FieldOrder::Order(Order::Greater),
-            Operator::GreaterOrEqual if !matches!(left_class, "flag" | "address") => {
-                FieldOrder::Order(Order::GreaterOrEqual)
+            Operator::Equal | Operator::In | Operator::Intersects => Some(FieldOrder::Equal),
+            Operator::NotEqual => Some(FieldOrder::NotEqual),
+            Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
+                let ordered = !matches!(left_class, "flag" | "address");
+                order_of(check.operator).filter(|_| ordered).map(FieldOrder::Order)
             }
-            Operator::Contains if textual => FieldOrder::Contains,
-            Operator::ContainsFold if textual => FieldOrder::ContainsFold,
-            Operator::StartsWith if textual => FieldOrder::StartsWith,
-            Operator::EndsWith if textual => FieldOrder::EndsWith,
-            Operator::Glob | Operator::GlobFold if textual => {
+            Operator::Contains => textual.then_some(FieldOrder::Contains),
+            Operator::ContainsFold => textual.then_some(FieldOrder::ContainsFold),
+            Operator::StartsWith => textual.then_some(FieldOrder::StartsWith),
+            Operator::EndsWith => textual.then_some(FieldOrder::EndsWith),
+            Operator::Exists
+            | Operator::BytesContain
+            | Operator::BytesStartWith
+            | Operator::Regex
+            | Operator::PathPrefix => None,
+            Operator::Glob | Operator::GlobFold => {
                 let reason = format!(
                     "operator `{}` with a pattern from a field is not supported by this version",
                     check.operator
@@ -806,10 +797,24 @@ impl<'a, 'f> Checker<'a, 'f> {
                 let place = context.text.place(at);
                 return self.blocked(context, Blocked::Obstacle(Obstacle { place, reason }));
             }
-            _ => return self.mismatch(context, check, left),
+        };
+        let Some(order) = order else {
+            return self.mismatch(context, check, left);
         };
         Some(self.graph.test(left, Test::Field(order, Box::new(right.clone()))))
     }
+}
+
+/// The order an operator asks for, if it asks for one.
+fn order_of(operator: Operator) -> Option<Order> {
+    [
+        (Operator::Less, Order::Less),
+        (Operator::LessOrEqual, Order::LessOrEqual),
+        (Operator::Greater, Order::Greater),
+        (Operator::GreaterOrEqual, Order::GreaterOrEqual),
+    ]
+    .into_iter()
+    .find_map(|(asked, order)| (asked == operator).then_some(order))
 }
 
 enum Blocked {

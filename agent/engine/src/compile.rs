@@ -60,17 +60,22 @@ enum Compiled {
     /// Together with others of its field.
     Grouped(GroupId),
     /// On its own.
-    Alone { operand: Operand, matcher: Matcher },
+    Alone(Box<Alone>),
     /// Not at all: no condition that can hold contains it.
     Unused,
+}
+
+struct Alone {
+    operand: Operand,
+    matcher: Matcher,
 }
 
 enum Matcher {
     Exists,
     TextDiffers(Box<[u8]>),
     TextOrder(Order, Box<[u8]>),
-    Contains(Finder<'static>),
-    Glob(Glob),
+    Contains(Box<Finder<'static>>),
+    Glob(Box<Glob>),
     Regex(regex::bytes::Regex),
     NumberDiffers(i64),
     NumberOrder(Order, i64),
@@ -273,7 +278,8 @@ impl Program {
                 self.ask(*group, event, scratch);
                 scratch.predicates[predicate as usize] == scratch.epoch * 2 + 1
             }
-            Compiled::Alone { operand, matcher } => {
+            Compiled::Alone(alone) => {
+                let Alone { operand, matcher } = &**alone;
                 let stamp = scratch.predicates[predicate as usize];
                 if stamp / 2 == scratch.epoch {
                     return stamp % 2 == 1;
@@ -558,10 +564,10 @@ fn group(graph: &Graph, visited: &[bool]) -> (Vec<Compiled>, Vec<Group>) {
         .map(
             |(id, predicate)| match (group_of.get(&id), matcher(predicate).filter(|_| used[id as usize])) {
                 (Some(group), _) => Compiled::Grouped(*group),
-                (None, Some(matcher)) => Compiled::Alone {
+                (None, Some(matcher)) => Compiled::Alone(Box::new(Alone {
                     operand: predicate.operand.clone(),
                     matcher,
-                },
+                })),
                 (None, None) => Compiled::Unused,
             },
         )
@@ -597,7 +603,16 @@ fn group_matcher(graph: &Graph, class: Class, members: &[PredicateId]) -> Option
                 }
             }
             Test::Contains(value) | Test::ContainsFold(value) => texts.entry(value).or_default().push(*member),
-            _ => return None,
+            Test::Exists
+            | Test::TextDiffers(_)
+            | Test::TextOrder(..)
+            | Test::Glob { .. }
+            | Test::Regex(_)
+            | Test::NumberDiffers(_)
+            | Test::NumberOrder(..)
+            | Test::FlagIs(_)
+            | Test::AddressIn(_)
+            | Test::Field(..) => return None,
         }
     }
     Some(match class {
@@ -632,8 +647,8 @@ fn matcher(predicate: &Predicate) -> Option<Matcher> {
         Test::Exists => Matcher::Exists,
         Test::TextDiffers(other) => Matcher::TextDiffers(other.clone()),
         Test::TextOrder(order, other) => Matcher::TextOrder(*order, other.clone()),
-        Test::Contains(needle) => Matcher::Contains(Finder::new(needle).into_owned()),
-        Test::Glob { pattern, fold } => Matcher::Glob(Glob::new(pattern, *fold)),
+        Test::Contains(needle) => Matcher::Contains(Box::new(Finder::new(needle).into_owned())),
+        Test::Glob { pattern, fold } => Matcher::Glob(Box::new(Glob::new(pattern, *fold))),
         Test::Regex(pattern) => Matcher::Regex(crate::check::regex(pattern).expect("was compiled when it was checked")),
         Test::NumberDiffers(other) => Matcher::NumberDiffers(*other),
         Test::NumberOrder(order, other) => Matcher::NumberOrder(*order, *other),
@@ -772,7 +787,7 @@ fn gate(graph: &Graph, tests: &[Compiled], node: NodeId, known: &mut StdHashMap<
                     predicates: vec![*predicate],
                 })
             }
-            Compiled::Alone { .. } | Compiled::Unused => None,
+            Compiled::Alone(_) | Compiled::Unused => None,
         },
         Node::And(parts) => parts
             .iter()

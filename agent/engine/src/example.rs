@@ -431,10 +431,10 @@ impl Event for ExampleEvent {
         // An ancestor by number: the list begins with the parent, which is number 1.
         let FieldArg::Index(index) = field.arg else { return None };
         let at = usize::try_from(index).ok()?.checked_sub(1)?;
-        match self.plain(field.field)? {
-            Held::Several(items) if field.field.shape() == Shape::List => items.get(at)?.value(),
-            _ => None,
-        }
+        let Held::Several(items) = self.plain(field.field)? else {
+            return None;
+        };
+        items.get(at).filter(|_| field.field.shape() == Shape::List)?.value()
     }
 
     fn each(&self, field: &FieldRef, visit: &mut dyn FnMut(Value<'_>) -> bool) {

@@ -222,7 +222,22 @@ impl Predicate {
                 when_true: self.operand.field.kinds().intersection(right.field.kinds()),
                 when_false: KindSet::ALL,
             },
-            _ => Reach {
+            Test::TextIn(_)
+            | Test::Exists
+            | Test::TextDiffers(_)
+            | Test::TextOrder(..)
+            | Test::StartsWith(_)
+            | Test::EndsWith(_)
+            | Test::Contains(_)
+            | Test::ContainsFold(_)
+            | Test::Glob { .. }
+            | Test::Regex(_)
+            | Test::PathPrefix(_)
+            | Test::NumberIn(_)
+            | Test::NumberDiffers(_)
+            | Test::NumberOrder(..)
+            | Test::FlagIs(_)
+            | Test::AddressIn(_) => Reach {
                 when_true: self.operand.field.kinds(),
                 when_false: KindSet::ALL,
             },
@@ -317,24 +332,14 @@ impl Graph {
         let mut flat: Vec<NodeId> = Vec::with_capacity(of.len());
         let mut seen = std::collections::HashSet::with_capacity(of.len());
         for part in of {
-            match self.node(part) {
-                Node::Constant(value) if *value == conjunction => {}
-                Node::Constant(value) => {
-                    let value = *value;
-                    return self.constant(value);
-                }
-                Node::And(inner) if conjunction => {
-                    flat.extend(inner.iter().copied().filter(|inner| seen.insert(*inner)))
-                }
-                Node::Or(inner) if !conjunction => {
-                    flat.extend(inner.iter().copied().filter(|inner| seen.insert(*inner)))
-                }
-                _ => {
-                    if seen.insert(part) {
-                        flat.push(part);
-                    }
-                }
-            }
+            let inner: &[NodeId] = match self.node(part) {
+                Node::Constant(value) if *value == conjunction => &[],
+                Node::Constant(_) => return self.constant(!conjunction),
+                Node::And(inner) if conjunction => inner,
+                Node::Or(inner) if !conjunction => inner,
+                Node::Test(_) | Node::Not(_) | Node::And(_) | Node::Or(_) | Node::ExactlyOne(_) => &[part],
+            };
+            flat.extend(inner.iter().copied().filter(|inner| seen.insert(*inner)));
         }
         match flat.as_slice() {
             [] => self.constant(conjunction),

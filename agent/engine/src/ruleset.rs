@@ -282,7 +282,7 @@ impl Ruleset {
             for example in examples {
                 let mut matched = false;
                 self.matches(&example.event, &mut scratch, &mut |found| {
-                    matched |= std::ptr::eq(found, rule)
+                    matched |= std::ptr::eq(found, rule);
                 });
                 if matched != expected {
                     failures.push(ExampleFailure {

@@ -183,6 +183,21 @@ words! {
     }
 }
 
+impl Operator {
+    /// Whether it asks for less or more, which only numbers can answer.
+    pub fn is_order(self) -> bool {
+        matches!(
+            self,
+            Self::Less | Self::LessOrEqual | Self::Greater | Self::GreaterOrEqual
+        )
+    }
+
+    /// Whether it asks for equality with one or several values.
+    pub fn is_equality(self) -> bool {
+        matches!(self, Self::Equal | Self::NotEqual | Self::In | Self::Intersects)
+    }
+}
+
 words! {
     /// How many of the values on the right must satisfy the operator.
     Quantifier {
@@ -858,12 +873,8 @@ impl fmt::Display for Check {
         }
         match &self.right {
             Right::None => Ok(()),
-            Right::Literal(literal) => match self.operator {
-                Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
-                    write!(f, " {}", literal.text)
-                }
-                _ => write!(f, " {literal}"),
-            },
+            Right::Literal(literal) if self.operator.is_order() => write!(f, " {}", literal.text),
+            Right::Literal(literal) => write!(f, " {literal}"),
             Right::List(values) => {
                 let values: Vec<String> = values.iter().map(Literal::to_string).collect();
                 write!(f, " ({})", values.join(", "))

@@ -69,10 +69,10 @@ impl Node {
             at += source[at..end].find('\n').map_or(0, |newline| newline + 1);
         }
         for character in text.chars() {
-            if !character.is_whitespace() {
-                if let Some(skip) = distance_to(character, &source[at..end]) {
-                    at += skip;
-                }
+            if !character.is_whitespace()
+                && let Some(skip) = distance_to(character, &source[at..end])
+            {
+                at += skip;
             }
             placed.push(
                 character,
@@ -215,11 +215,10 @@ impl<'a> Reader<'a, '_> {
                 let mut items = Vec::new();
                 loop {
                     let (event, place, end) = self.next()?;
-                    match event {
-                        Event::SequenceEnd => break,
-                        Event::StreamEnd => return Err(self.error(place, "list without end")),
-                        other => items.push(self.node(other, place, end, depth + 1)?),
+                    if matches!(event, Event::SequenceEnd) {
+                        break;
                     }
+                    items.push(self.node(event, place, end, depth + 1)?);
                 }
                 (anchor, Value::Sequence(items))
             }
@@ -227,15 +226,12 @@ impl<'a> Reader<'a, '_> {
                 let mut entries = Vec::new();
                 loop {
                     let (event, place, end) = self.next()?;
-                    match event {
-                        Event::MappingEnd => break,
-                        Event::StreamEnd => return Err(self.error(place, "mapping without end")),
-                        other => {
-                            let key = self.node(other, place, end, depth + 1)?;
-                            let (event, place, end) = self.next()?;
-                            entries.push((key, self.node(event, place, end, depth + 1)?));
-                        }
+                    if matches!(event, Event::MappingEnd) {
+                        break;
                     }
+                    let key = self.node(event, place, end, depth + 1)?;
+                    let (event, place, end) = self.next()?;
+                    entries.push((key, self.node(event, place, end, depth + 1)?));
                 }
                 (anchor, Value::Mapping(entries))
             }

@@ -125,7 +125,7 @@ fn matching(conditions: &[&str], example: &str) -> Vec<bool> {
     let event = &loaded.ruleset.rules()[0].examples.matching[0].event;
     let mut found = vec![false; conditions.len()];
     loaded.ruleset.matches(event, &mut Scratch::new(), &mut |rule| {
-        found[rule.name[1..].parse::<usize>().unwrap()] = true
+        found[rule.name[1..].parse::<usize>().unwrap()] = true;
     });
     found
 }

@@ -1,0 +1,189 @@
+//! What one event costs, by kind, with packs of different sizes.
+//!
+//! Rules are synthetic but shaped like real ones: most ask for an event type, a process name or a path, and exclude some.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark stops at its first mistake"
+)]
+#![expect(missing_docs, reason = "criterion's macros make a function of their own")]
+
+use std::fmt::Write;
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use staghound_engine::compile::Scratch;
+use staghound_engine::event::{Event, EventKind, Value};
+use staghound_engine::field::{Field, FieldArg, FieldRef};
+use staghound_engine::ruleset::{Ruleset, load};
+use staghound_engine::source::Source;
+
+/// An event as the agent holds it: fields by match, nothing computed.
+struct Recorded {
+    kind: EventKind,
+    event_type: &'static str,
+    name: &'static str,
+    exepath: &'static str,
+    cmdline: &'static str,
+    path: &'static str,
+    write: bool,
+    ancestors: &'static [&'static str],
+}
+
+impl Event for Recorded {
+    fn kind(&self) -> EventKind {
+        self.kind
+    }
+
+    fn value(&self, field: &FieldRef) -> Option<Value<'_>> {
+        let is_open = self.kind == EventKind::Open;
+        let text = match field.field {
+            Field::EvtType => self.event_type,
+            Field::ProcName => self.name,
+            Field::ProcExepath => self.exepath,
+            Field::ProcCmdline => self.cmdline,
+            Field::ProcPname => self.ancestors.first()?,
+            Field::FdName if is_open => self.path,
+            Field::FdDirectory if is_open => self.path.rsplit_once('/')?.0,
+            Field::FdFilename if is_open => self.path.rsplit_once('/')?.1,
+            Field::EvtIsOpenRead if is_open => return Some(Value::Flag(!self.write)),
+            Field::EvtIsOpenWrite if is_open => return Some(Value::Flag(self.write)),
+            Field::UserUid => return Some(Value::Number(1000)),
+            Field::ProcAname => match field.arg {
+                FieldArg::Index(index) => self.ancestors.get(usize::try_from(index).ok()?.checked_sub(1)?)?,
+                FieldArg::None | FieldArg::Key(_) => return None,
+            },
+            _ => return None,
+        };
+        Some(Value::from(text))
+    }
+
+    fn each(&self, field: &FieldRef, visit: &mut dyn FnMut(Value<'_>) -> bool) {
+        if field.field == Field::ProcAname && field.arg == FieldArg::None {
+            for ancestor in self.ancestors {
+                if !visit(Value::from(*ancestor)) {
+                    return;
+                }
+            }
+        } else if let Some(value) = self.value(field) {
+            visit(value);
+        }
+    }
+}
+
+const ANCESTORS: &[&str] = &["make", "sh", "bash", "sshd", "systemd"];
+
+const EVENTS: &[(&str, Recorded)] = &[
+    (
+        "exec",
+        Recorded {
+            kind: EventKind::Exec,
+            event_type: "execve",
+            name: "cc1",
+            exepath: "/usr/lib/gcc/x86_64-linux-gnu/12/cc1",
+            cmdline: "cc1 -quiet -imultiarch x86_64-linux-gnu main.c -dumpbase main.c -mtune=generic -O2 -o /tmp/ccXq3B.s",
+            path: "",
+            write: false,
+            ancestors: ANCESTORS,
+        },
+    ),
+    (
+        "open",
+        Recorded {
+            kind: EventKind::Open,
+            event_type: "openat",
+            name: "cc1",
+            exepath: "/usr/lib/gcc/x86_64-linux-gnu/12/cc1",
+            cmdline: "cc1 -quiet -imultiarch x86_64-linux-gnu main.c -dumpbase main.c -mtune=generic -O2 -o /tmp/ccXq3B.s",
+            path: "/usr/include/x86_64-linux-gnu/bits/types/struct_timespec.h",
+            write: false,
+            ancestors: ANCESTORS,
+        },
+    ),
+    (
+        "fork",
+        Recorded {
+            kind: EventKind::Fork,
+            event_type: "clone3",
+            name: "make",
+            exepath: "/usr/bin/make",
+            cmdline: "make -j2",
+            path: "",
+            write: false,
+            ancestors: ANCESTORS,
+        },
+    ),
+];
+
+/// A pack of `count` rules of six shapes.
+fn pack(count: usize) -> Ruleset {
+    let mut text = "- list: shells\n  items: [sh, bash, dash, zsh, ash]\n\
+         - macro: started\n  condition: (evt.type in (execve, execveat))\n\
+         - macro: read\n  condition: (evt.type in (open, openat, openat2) and evt.is_open_read = true)\n\
+         - macro: written\n  condition: (evt.type in (open, openat, openat2) and evt.is_open_write = true)\n"
+        .to_owned();
+    for index in 0..count {
+        let condition = match index % 6 {
+            0 => format!(
+                "started and proc.name in (tool{index}, other{index}) and not proc.pname in (parent{index}, shells)"
+            ),
+            1 => format!(
+                "started and proc.name in (shells) and proc.cmdline contains \"--flag{index} \" and not proc.aname in (keeper{index})"
+            ),
+            2 => {
+                format!("read and fd.name startswith /srv/secrets{index}/ and not proc.exepath = /usr/bin/tool{index}")
+            }
+            3 => format!(
+                "written and (fd.directory in (/etc/conf{index}.d, /usr/lib/conf{index}.d) or fd.filename = conf{index})"
+            ),
+            4 => format!(
+                "started and proc.exepath startswith /opt/agent{index}/ and proc.cmdline contains \"{index}.example.org\""
+            ),
+            _ => format!("read and fd.name endswith .key{index} and not proc.name in (ssh, gpg, tool{index})"),
+        };
+        write!(
+            text,
+            "- rule: rule {index}\n  desc: d\n  condition: '{condition}'\n  output: '%proc.name'\n  priority: ERROR\n"
+        )
+        .unwrap();
+    }
+    match load(&[Source {
+        name: "bench.yaml",
+        text: &text,
+    }]) {
+        Ok(loaded) => {
+            assert_eq!(loaded.ruleset.rules().len(), count, "every rule is active");
+            loaded.ruleset
+        }
+        Err(errors) => panic!("{errors}"),
+    }
+}
+
+fn matcher(criterion: &mut Criterion) {
+    for count in [100, 1000, 10_000] {
+        let ruleset = pack(count);
+        let mut group = criterion.benchmark_group(format!("{count} rules"));
+        for (name, event) in EVENTS {
+            let mut scratch = Scratch::new();
+            group.bench_with_input(BenchmarkId::from_parameter(name), event, |bencher, event| {
+                bencher.iter(|| {
+                    let mut found = 0_usize;
+                    ruleset.matches(black_box(event), &mut scratch, &mut |_| found += 1);
+                    found
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+fn loading(criterion: &mut Criterion) {
+    criterion.bench_function("load 1000 rules", |bencher| bencher.iter(|| pack(1000)));
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(30).measurement_time(std::time::Duration::from_secs(2));
+    targets = matcher, loading
+}
+criterion_main!(benches);
