@@ -119,13 +119,37 @@ fn found_or_made(sources: &Sources<'_>) -> Result<AgentId, IdentityError> {
     }
 }
 
-fn make(path: &Path) -> io::Result<AgentId> {
+/// The identity of an agent that delivers nothing and so keeps nothing: the configured one, else the machine's, else one
+/// for this time only.
+///
+/// # Errors
+/// The system has no random bytes to give.
+pub fn transient_agent_id(configured: Option<&AgentId>) -> io::Result<AgentId> {
+    match configured {
+        Some(id) => Ok(id.clone()),
+        None => match read_machine_id(Path::new("/etc/machine-id")) {
+            Some(id) => Ok(AgentId(id)),
+            None => Ok(AgentId(random_id()?)),
+        },
+    }
+}
+
+/// 32 random hexadecimal digits.
+///
+/// # Errors
+/// The system has no random bytes to give.
+pub fn random_id() -> io::Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-    let mut id = String::new();
+    let mut id = String::with_capacity(32);
     for byte in random {
         write!(id, "{byte:02x}").expect("a string grows as needed");
     }
+    Ok(id)
+}
+
+fn make(path: &Path) -> io::Result<AgentId> {
+    let id = random_id()?;
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }

@@ -1,15 +1,25 @@
 //! The agent: everything between the kernel and the collector.
 //!
-//! hook → ring buffer → [`sensor`] → [`process`] table → [`event`] → engine → alert → [`spool`] → [`export`].
+//! hook → ring buffer → [`sensor`] → [`process`] table → [`event`] → engine → [`alert`] → [`spool`] → [`export`];
+//! [`watch`] is that line as one function.
 
-pub mod sensor;
-pub mod process;
-pub mod event;
-pub mod spool;
-pub mod export;
-pub mod config;
-pub mod identity;
-pub mod metrics;
 pub mod admin;
+pub mod alert;
+pub mod cli;
+pub mod config;
+pub mod event;
+pub mod export;
+pub mod identity;
 pub mod logging;
+pub mod metrics;
+pub mod observe;
+pub mod packs;
+pub mod preflight;
+pub mod process;
+pub mod redact;
+pub mod rules;
+pub mod run;
+pub mod sensor;
 pub mod shutdown;
+pub mod spool;
+pub mod watch;

@@ -9,7 +9,7 @@ pub mod offsets;
 mod ring;
 pub mod syscalls;
 
-pub use load::{Attachment, Outcome, Privileges};
+pub use load::{Attachment, Outcome, Privileges, object_digest};
 pub use losses::Losses;
 
 use crate::sensor::{

@@ -18,7 +18,9 @@ const NANOS_MAX: i32 = 999_999_999;
 ///
 /// A timestamp that JSON cannot write (a hostile peer can send one) is written as the nearest one it can.
 pub fn to_string<M: Message + Name>(message: &M) -> String {
-    let descriptor = POOL.get_message_by_name(&M::full_name()).expect("the pool holds every message of the package");
+    let descriptor = POOL
+        .get_message_by_name(&M::full_name())
+        .expect("the pool holds every message of the package");
     let mut dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
         .expect("a message decodes as its own type");
     // Valid messages, which are nearly all, are serialised once; only a refused one is walked and mended.
@@ -34,7 +36,9 @@ pub fn to_string<M: Message + Name>(message: &M) -> String {
 /// # Errors
 /// The text is no JSON, or names a field that the message does not have, or gives a value of another type.
 pub fn from_str<M: Message + Name + Default>(text: &str) -> Result<M, serde_json::Error> {
-    let descriptor = POOL.get_message_by_name(&M::full_name()).expect("the pool holds every message of the package");
+    let descriptor = POOL
+        .get_message_by_name(&M::full_name())
+        .expect("the pool holds every message of the package");
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let dynamic = DynamicMessage::deserialize(descriptor, &mut deserializer)?;
     deserializer.end()?;
@@ -50,8 +54,14 @@ fn serialise(dynamic: &DynamicMessage) -> Result<Vec<u8>, serde_json::Error> {
 
 fn clamp_timestamps(message: &mut DynamicMessage) {
     if message.descriptor().full_name() == "google.protobuf.Timestamp" {
-        let seconds = message.get_field_by_name("seconds").and_then(|value| value.as_i64()).unwrap_or(0);
-        let nanos = message.get_field_by_name("nanos").and_then(|value| value.as_i32()).unwrap_or(0);
+        let seconds = message
+            .get_field_by_name("seconds")
+            .and_then(|value| value.as_i64())
+            .unwrap_or(0);
+        let nanos = message
+            .get_field_by_name("nanos")
+            .and_then(|value| value.as_i32())
+            .unwrap_or(0);
         message.set_field_by_name("seconds", Value::I64(seconds.clamp(SECONDS_MIN, SECONDS_MAX)));
         message.set_field_by_name("nanos", Value::I32(nanos.clamp(0, NANOS_MAX)));
         return;
@@ -61,7 +71,10 @@ fn clamp_timestamps(message: &mut DynamicMessage) {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "only messages and lists of them hold timestamps; no field is a map")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only messages and lists of them hold timestamps; no field is a map"
+)]
 fn clamp_value(value: &mut Value) {
     match value {
         Value::Message(message) => clamp_timestamps(message),
@@ -85,16 +98,25 @@ mod tests {
             ..Alert::default()
         };
         let text = to_string(&alert);
-        assert_eq!(text, r#"{"fingerprint":"f\u001b","bootTimeNs":"18446744073709551615","severity":"SEVERITY_HIGH"}"#);
+        assert_eq!(
+            text,
+            r#"{"fingerprint":"f\u001b","bootTimeNs":"18446744073709551615","severity":"SEVERITY_HIGH"}"#
+        );
         assert_eq!(from_str::<Alert>(&text).unwrap(), alert);
         assert!(from_str::<Alert>("{\"nope\":1}").is_err());
     }
 
     #[test]
     fn a_timestamp_outside_of_json_is_written_as_the_nearest() {
-        let ancestor = |seconds, nanos| Process { start_time: Some(Timestamp { seconds, nanos }), ..Process::default() };
+        let ancestor = |seconds, nanos| Process {
+            start_time: Some(Timestamp { seconds, nanos }),
+            ..Process::default()
+        };
         let alert = Alert {
-            event_time: Some(Timestamp { seconds: i64::MAX, nanos: -1 }),
+            event_time: Some(Timestamp {
+                seconds: i64::MAX,
+                nanos: -1,
+            }),
             ancestors: vec![ancestor(i64::MIN, i32::MAX), ancestor(0, 0)],
             severity: 99,
             ..Alert::default()

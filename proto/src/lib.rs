@@ -4,9 +4,16 @@
 #![forbid(unsafe_code)]
 
 pub mod json;
+pub mod text;
 
 /// Messages and services of package `staghound.v1`.
-#[allow(clippy::all, clippy::pedantic, clippy::wildcard_enum_match_arm, unused_qualifications, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::wildcard_enum_match_arm,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("staghound.v1");
 }

@@ -3,7 +3,7 @@
 use aya::maps::{MapData, PerCpuArray};
 use staghound_ebpf::Loss;
 use std::{
-    io, mem,
+    io,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -85,7 +85,7 @@ fn recursion_misses_of(program: &OwnedFd) -> io::Result<u64> {
     let mut info = [0_u64; INFO_BYTES / 8];
     let request = InfoRequest {
         program: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
-        info_bytes: u32::try_from(mem::size_of_val(&info)).map_err(io::Error::other)?,
+        info_bytes: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
         info: info.as_mut_ptr() as u64,
     };
     // SAFETY: the kernel writes at most `info_bytes` to `info`, which outlives the call.

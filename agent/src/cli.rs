@@ -1,0 +1,341 @@
+//! The command line.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use staghound_engine::ruleset::Severity;
+
+use crate::{
+    config::{self, CollectorUrl, Config, Overrides},
+    identity::AgentId,
+    logging::{self, LogFormat},
+    observe::{self, Output},
+    preflight::{Preflight, Status},
+    rules, run,
+    sensor::{self, SensorConfig},
+};
+
+/// Watches in the kernel what software does on this host, matches it against rules tagged with MITRE ATT&CK techniques,
+/// and streams alerts; or wraps a build and judges it.
+///
+/// Try it: `staghound observe`, then `cat /etc/shadow` as root in another shell.
+#[derive(Parser)]
+#[command(name = "staghound", version = version(), about, long_about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch the whole host and show or deliver alerts.
+    ///
+    /// Runs until SIGTERM or SIGINT, then drains. Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and
+    /// CAP_DAC_READ_SEARCH.
+    #[command(after_long_help = OBSERVE_EXAMPLES)]
+    Observe(ObserveArgs),
+    /// Run a command, watch it and everything it starts, and judge it.
+    ///
+    /// The command keeps its standard streams; a summary goes to standard error.
+    #[command(after_long_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Check, list and show rules and the fields they can use.
+    Rules {
+        #[command(subcommand)]
+        command: RulesCommand,
+    },
+    /// Tell what this host can and cannot do for the agent, and why.
+    ///
+    /// Loads the programs for a moment. Exits 0 when the agent can run here, 1 when it cannot.
+    Preflight {
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+const OBSERVE_EXAMPLES: &str = "Examples:
+  staghound observe                                   alerts as text
+  staghound observe --output json | jq .message       one staghound.v1.Alert per line
+  staghound observe --collector http://127.0.0.1:50051 --output none
+  staghound observe --rules /etc/staghound/rules      own rules on top of the embedded ones";
+
+const RUN_EXAMPLES: &str = "Exit codes:
+  the command's own, or 128+n when signal n ended it, 126 or 127 when it could not be started
+  100  an alert at or above --fail-on was raised
+  102  events were lost, so nobody knows (inconclusive)
+  103  staghound itself failed
+
+Examples:
+  staghound run -- make test
+  staghound run --fail-on critical -- npm ci";
+
+#[derive(Args)]
+struct CommonArgs {
+    /// Configuration file (YAML). Options given here go before it.
+    #[arg(long, value_name = "FILE", env = "STAGHOUND_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the spool and the agent's identity are kept [default: /var/lib/staghound].
+    #[arg(long, alias = "state-dir", value_name = "DIR")]
+    state_directory: Option<PathBuf>,
+    /// Leave a program out, by the name `staghound preflight` gives it; its events will be missing.
+    #[arg(long = "sensor-without", value_name = "PROGRAM")]
+    sensor_without: Vec<String>,
+    /// Show what the programs in the kernel log (needs --log-level debug).
+    #[arg(long)]
+    sensor_debug: bool,
+    /// Log level or directives, such as `debug` or `info,staghound::export=trace` [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Log format [default: text].
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Args)]
+struct ObserveArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Rule files or directories of them, on top of the embedded packs. May be repeated.
+    #[arg(long, value_name = "DIR")]
+    rules: Vec<PathBuf>,
+    /// Collector to deliver to, such as http://127.0.0.1:50051. May be repeated: the next is tried when one fails.
+    #[arg(long, value_name = "URL")]
+    collector: Vec<CollectorUrl>,
+    /// How to show alerts on standard output [default: text; none with a collector].
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    output: Option<Output>,
+    /// Address of metrics and health, or `none` [default: 127.0.0.1:9464].
+    #[arg(long, alias = "http", value_name = "ADDRESS", value_parser = listen)]
+    http_listen: Option<Listen>,
+    /// Serve metrics and health on an address that is not a loopback one, unencrypted.
+    #[arg(long)]
+    insecure_http: bool,
+    /// Identity of this agent [default: /etc/machine-id].
+    #[arg(long, value_name = "ID")]
+    agent_id: Option<AgentId>,
+}
+
+/// An address, or none on purpose. (clap would take a nested option for an optional value.)
+#[derive(Clone, Copy)]
+struct Listen(Option<SocketAddr>);
+
+fn listen(text: &str) -> Result<Listen, String> {
+    config::parse_listen(text).map(Listen)
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Rule files or directories of them, on top of the embedded packs. May be repeated.
+    #[arg(long, value_name = "DIR")]
+    rules: Vec<PathBuf>,
+    /// Fail the run on an alert of this severity or worse: informational, low, medium, high or critical.
+    #[arg(long, value_name = "SEVERITY", default_value = "high", value_parser = run::parse_severity)]
+    fail_on: Severity,
+    /// The command and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    command: Vec<OsString>,
+}
+
+#[derive(Subcommand)]
+enum RulesCommand {
+    /// Read rules as `observe` would, run their examples, and tell what is wrong, with file, line and column.
+    Check {
+        /// Rule files or directories, on top of the embedded packs.
+        paths: Vec<PathBuf>,
+        /// Without the embedded packs.
+        #[arg(long)]
+        alone: bool,
+    },
+    /// One line for each rule: id, severity, techniques, name.
+    List {
+        /// Rule files or directories, on top of the embedded packs.
+        paths: Vec<PathBuf>,
+        /// As a Markdown table.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Everything about one rule.
+    Show {
+        /// Id or name of the rule.
+        id: String,
+        /// Rule files or directories, on top of the embedded packs.
+        paths: Vec<PathBuf>,
+    },
+    /// The fields that conditions and outputs may use.
+    Fields {
+        /// As a Markdown table.
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+/// Version, commit and kernel object, as `staghound --version` prints them.
+#[must_use]
+pub fn version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        format!(
+            "{} (commit {}, kernel object {})",
+            env!("CARGO_PKG_VERSION"),
+            env!("STAGHOUND_COMMIT"),
+            sensor::object_digest()
+        )
+    });
+    &VERSION
+}
+
+/// Does what the command line says; yields the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // 2 for mistakes of usage, 0 for help and version, as everywhere.
+            let _unprinted = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let on_error = if matches!(cli.command, Command::Run(_)) {
+        run::EXIT_ERROR
+    } else {
+        1
+    };
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            // A reader that has gone is no mistake of ours.
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+            {
+                return ExitCode::SUCCESS;
+            }
+            let _unprinted = writeln!(io::stderr(), "staghound: {error:#}");
+            ExitCode::from(on_error)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Observe(args) => {
+            let common = args.common;
+            let sensor = common.sensor();
+            let overrides = Overrides {
+                agent_id: args.agent_id,
+                collectors: args.collector,
+                rules: args.rules,
+                http_listen: args.http_listen.map(|listen| listen.0),
+                insecure_http: args.insecure_http,
+                ..common.overrides()
+            };
+            let config = Config::load(common.config.as_deref(), overrides)?;
+            logging::init(&config.log.level, config.log.format)?;
+            let default = if config.collectors.is_empty() {
+                Output::Text
+            } else {
+                Output::None
+            };
+            observe::observe(config, sensor, args.output.unwrap_or(default))
+        }
+        Command::Run(args) => {
+            let config = Config::load(
+                args.common.config.as_deref(),
+                Overrides {
+                    rules: args.rules,
+                    ..args.common.overrides()
+                },
+            )?;
+            // The run's own standard error belongs to the command and the summary.
+            let level = args.common.log_level.as_deref().unwrap_or("warn");
+            logging::init(level, config.log.format)?;
+            let config = run::RunConfig {
+                rules: config.rules,
+                fail_on: args.fail_on,
+                command: args.command,
+                sensor: args.common.sensor(),
+            };
+            Ok(ExitCode::from(run::run(&config)?))
+        }
+        Command::Rules { command } => {
+            let text = match command {
+                RulesCommand::Check { paths, alone } => rules::check(&paths, alone)?,
+                RulesCommand::List { paths, markdown } => rules::list(&paths, markdown)?,
+                RulesCommand::Show { id, paths } => rules::show(&paths, &id)?,
+                RulesCommand::Fields { markdown } => rules::fields(markdown),
+            };
+            print(&text)
+        }
+        Command::Preflight { common } => {
+            let config = Config::load(common.config.as_deref(), common.overrides())?;
+            let preflight = Preflight::of_this_host(&config, &common.sensor());
+            print(&preflight.to_string())?;
+            Ok(ExitCode::from(u8::from(preflight.status() == Status::Bad)))
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "staghound", &mut script);
+            io::stdout().lock().write_all(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl CommonArgs {
+    fn sensor(&self) -> SensorConfig {
+        SensorConfig {
+            scoped: false,
+            without: self.sensor_without.clone(),
+            debug: self.sensor_debug,
+        }
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            state_directory: self.state_directory.clone(),
+            log_level: self.log_level.clone(),
+            log_format: self.log_format,
+            ..Overrides::default()
+        }
+    }
+}
+
+fn print(text: &str) -> Result<ExitCode> {
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        for line in [
+            "staghound run -- sh -c true",
+            "staghound observe --http-listen none --output json",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        assert!(Cli::try_parse_from(["staghound", "run", "--fail-on", "bad", "--", "true"]).is_err());
+    }
+}

@@ -1,0 +1,386 @@
+//! `staghound run`: wraps a command, watches its process tree and nothing else, and judges it.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use staghound_engine::ruleset::Severity;
+use staghound_proto::{text, v1};
+
+use crate::{
+    alert::Origin,
+    identity,
+    metrics::Metrics,
+    packs,
+    process::ProcessTable,
+    sensor::{Attachment, Sensor, SensorConfig},
+    watch::{self, Counters, Watch, Watched},
+};
+
+/// Exit code for a run that failed its policy.
+pub const EXIT_FAIL: u8 = 100;
+/// Exit code for a run of which nobody knows, because events were lost.
+pub const EXIT_INCONCLUSIVE: u8 = 102;
+/// Exit code for errors of our own. 101 is what a Rust panic returns, so it stands for nothing here.
+pub const EXIT_ERROR: u8 = 103;
+/// Different findings that are kept; more are counted.
+const FINDINGS_MAX: usize = 1000;
+
+/// What to run and how to judge it.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Rule packs on top of the embedded ones.
+    pub rules: Vec<PathBuf>,
+    /// An alert of this severity or worse fails the run.
+    pub fail_on: Severity,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// How to sense.
+    pub sensor: SensorConfig,
+}
+
+/// One kind of finding, with how often it was made.
+struct Finding {
+    alert: v1::Alert,
+    severity: Severity,
+    times: u64,
+}
+
+#[derive(Default)]
+struct Findings {
+    by_fingerprint: BTreeMap<String, Finding>,
+    not_kept: u64,
+    /// The worst of all, kept or not.
+    worst: Option<Severity>,
+}
+
+impl Findings {
+    fn add(&mut self, alert: v1::Alert, severity: Severity) {
+        self.worst = self.worst.max(Some(severity));
+        let count = alert.count;
+        if let Some(finding) = self.by_fingerprint.get_mut(&alert.fingerprint) {
+            finding.times += count;
+        } else if self.by_fingerprint.len() < FINDINGS_MAX {
+            self.by_fingerprint.insert(
+                alert.fingerprint.clone(),
+                Finding {
+                    alert,
+                    severity,
+                    times: count,
+                },
+            );
+        } else {
+            self.not_kept += count;
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    Fail,
+    Inconclusive,
+}
+
+/// Runs the command and judges it; yields the exit code.
+///
+/// # Errors
+/// Rules or sensor cannot be had, or the command cannot be waited for. A command that cannot be started is no error but
+/// 126 or 127, as in a shell.
+pub fn run(config: &RunConfig) -> Result<u8> {
+    // Read before the command starts: it may be able to change them afterwards.
+    let loaded = packs::load_with_embedded(&config.rules)?;
+    let mut sensor = Sensor::start(&SensorConfig {
+        scoped: true,
+        ..config.sensor.clone()
+    })?;
+    // The scope is inherited on fork: with this process in it, the command is from its first instant. Our own files are
+    // left out by the programs.
+    sensor.watch(std::process::id())?;
+    let missing: Vec<String> = sensor
+        .outcomes()
+        .iter()
+        .filter(|outcome| !matches!(outcome.attachment, Attachment::Attached | Attachment::LeftOut))
+        .map(ToString::to_string)
+        .collect();
+    let host = identity::host(&identity::transient_agent_id(None)?);
+    let origin = Origin {
+        host,
+        run_id: identity::random_id()?,
+        ruleset_digest: loaded.ruleset.digest().into(),
+    };
+    let metrics = Arc::new(Metrics::new());
+    let mut processes = ProcessTable::seeded();
+
+    let (program, arguments) = config.command.split_first().context("no command was given")?;
+    let child = match Command::new(program).args(arguments).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let code = if error.kind() == io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            };
+            say(&format!(
+                "staghound: cannot run {}: {error}\n",
+                text::escape(&program.to_string_lossy())
+            ));
+            return Ok(code);
+        }
+    };
+    let waiter = Waiter::start(child)?;
+    let mut findings = Findings::default();
+    let mut gaps = 0_u64;
+    let watched = {
+        let mut items = |item: v1::Item, rule: Option<&staghound_engine::ruleset::Rule>| match (item.kind, rule) {
+            (Some(v1::item::Kind::Alert(alert)), Some(rule)) => findings.add(alert, rule.severity),
+            _ => gaps += 1,
+        };
+        let mut line = Watch {
+            processes: &mut processes,
+            rules: &loaded.ruleset,
+            origin: &origin,
+            counters: Counters::of(&metrics),
+            items: &mut items,
+        };
+        watch::watch(&mut sensor, &mut line, &|| waiter.has_ended())?
+    };
+    let status = waiter.status()?;
+    let code = exit_code(status);
+    let lost = losses(&watched, gaps, &missing);
+    let verdict = match findings.worst {
+        Some(worst) if worst >= config.fail_on => Verdict::Fail,
+        _ if !lost.is_empty() => Verdict::Inconclusive,
+        _ => Verdict::Pass,
+    };
+    say(&summary(config, &findings, &watched, &lost, verdict, code));
+    Ok(match verdict {
+        Verdict::Pass => code,
+        Verdict::Fail => EXIT_FAIL,
+        Verdict::Inconclusive => EXIT_INCONCLUSIVE,
+    })
+}
+
+/// Why not everything was seen, one sentence each; empty when it was.
+fn losses(watched: &Watched, gaps: u64, missing: &[String]) -> Vec<String> {
+    let mut lost: Vec<String> = missing.to_vec();
+    let events = watched.events_lost();
+    if events > 0 {
+        let kinds: Vec<String> = staghound_ebpf::Loss::ALL
+            .into_iter()
+            .filter(|loss| loss.loses_event() && watched.losses.of(*loss) > 0)
+            .map(|loss| format!("{} {}", watched.losses.of(loss), loss.name()))
+            .chain(
+                watched
+                    .losses
+                    .recursion_misses
+                    .iter()
+                    .filter(|(_, misses)| *misses > 0)
+                    .map(|(program, misses)| format!("{misses} recursion_miss in {program}")),
+            )
+            .collect();
+        lost.push(format!("{events} events were lost ({})", kinds.join(", ")));
+    } else if gaps > 0 {
+        lost.push(format!("{gaps} gaps in what was observed"));
+    }
+    lost
+}
+
+/// Waits for the command on a thread of its own, and passes on the signals that ask us to end.
+struct Waiter {
+    ended: Arc<AtomicBool>,
+    thread: thread::JoinHandle<io::Result<ExitStatus>>,
+}
+
+/// The command, for the signal handler; 0 when there is none.
+static COMMAND: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn pass_on(signal: libc::c_int) {
+    let command = COMMAND.load(Ordering::Relaxed);
+    if command > 0 {
+        // SAFETY: kill(2) may be called from a signal handler.
+        unsafe { libc::kill(command, signal) };
+    }
+}
+
+impl Waiter {
+    fn start(mut child: Child) -> Result<Self> {
+        COMMAND.store(i32::try_from(child.id())?, Ordering::Relaxed);
+        let handler: extern "C" fn(libc::c_int) = pass_on;
+        for signal in [libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: the handler does nothing but what a handler may.
+            unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+        }
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            // A terminal sends these to the command as well; we stay to judge how it ended.
+            // SAFETY: ignoring a signal has no preconditions.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ended);
+        let thread = thread::Builder::new()
+            .name("waiter".to_owned())
+            .spawn(move || {
+                let status = child.wait();
+                COMMAND.store(0, Ordering::Relaxed);
+                told.store(true, Ordering::Release);
+                status
+            })
+            .context("cannot start a thread")?;
+        Ok(Self { ended, thread })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn status(self) -> Result<ExitStatus> {
+        self.thread
+            .join()
+            .expect("the waiter does not panic")
+            .context("cannot wait for the command")
+    }
+}
+
+/// As a shell gives it: the code, or 128 and the signal.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(i32::from(EXIT_ERROR));
+    u8::try_from(code & 0xff).expect("masked to a byte")
+}
+
+fn summary(
+    config: &RunConfig,
+    findings: &Findings,
+    watched: &Watched,
+    lost: &[String],
+    verdict: Verdict,
+    code: u8,
+) -> String {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut summary = String::from("\n");
+    let mut sorted: Vec<&Finding> = findings.by_fingerprint.values().collect();
+    sorted.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.alert.boot_time_ns));
+    for finding in &sorted {
+        let shown = v1::Alert {
+            count: finding.times,
+            ..finding.alert.clone()
+        };
+        summary += &text::alert(&shown, colour);
+    }
+    if findings.not_kept > 0 {
+        summary += &format!("    … and {} more findings that are not shown\n", findings.not_kept);
+    }
+    for reason in lost {
+        summary += &format!("    not everything was seen: {}\n", text::escape(reason));
+    }
+    let paint = |code: &'static str| if colour { code } else { "" };
+    let reset = paint("\u{1b}[0m");
+    let fatal = sorted
+        .iter()
+        .filter(|finding| finding.severity >= config.fail_on)
+        .count();
+    let (word, style, why) = match verdict {
+        Verdict::Pass => (
+            "PASS",
+            paint("\u{1b}[1;32m"),
+            format!("nothing at or above {} was found", config.fail_on),
+        ),
+        Verdict::Fail => (
+            "FAIL",
+            paint("\u{1b}[1;31m"),
+            format!(
+                "{fatal} findings at or above {}; fix each as told above, or run with a higher --fail-on",
+                config.fail_on
+            ),
+        ),
+        Verdict::Inconclusive => (
+            "INCONCLUSIVE",
+            paint("\u{1b}[1;33m"),
+            "not everything was seen, so nobody knows; run it again on a quieter host".to_owned(),
+        ),
+    };
+    summary += &format!(
+        "staghound: {style}{word}{reset}: {why} ({} records, {} findings, {} events lost; the command exited with {code})\n",
+        watched.records,
+        sorted.len(),
+        watched.events_lost(),
+    );
+    summary
+}
+
+/// Writes to standard error; the command owns standard output.
+fn say(what: &str) {
+    // If nobody reads it, the exit code still tells.
+    let _unread = io::stderr().lock().write_all(what.as_bytes());
+}
+
+/// The severity as the command line names it.
+///
+/// # Errors
+/// There is no such severity.
+pub fn parse_severity(text: &str) -> Result<Severity, staghound_engine::ruleset::UnknownSeverity> {
+    text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_a_shells() {
+        for (raw, code) in [(0, 0), (0x0300, 3), (9, 137), (0x8b, 139)] {
+            assert_eq!(exit_code(ExitStatus::from_raw(raw)), code);
+        }
+    }
+
+    #[test]
+    fn findings_are_counted_and_the_worst_is_kept() {
+        let mut findings = Findings::default();
+        let alert = |fingerprint: &str| v1::Alert {
+            fingerprint: fingerprint.to_owned(),
+            count: 2,
+            ..v1::Alert::default()
+        };
+        findings.add(alert("a"), Severity::Low);
+        findings.add(alert("a"), Severity::Low);
+        findings.add(alert("b"), Severity::High);
+        assert_eq!(findings.by_fingerprint["a"].times, 4);
+        assert_eq!(findings.worst, Some(Severity::High));
+        for index in 0..2 * FINDINGS_MAX {
+            findings.add(alert(&index.to_string()), Severity::Critical);
+        }
+        assert_eq!(findings.by_fingerprint.len(), FINDINGS_MAX);
+        assert_eq!(findings.worst, Some(Severity::Critical));
+        assert!(findings.not_kept > 0);
+    }
+
+    #[test]
+    fn a_lost_event_is_told() {
+        assert_eq!(losses(&Watched::default(), 0, &[]), [""; 0]);
+        let told = losses(
+            &Watched {
+                undecodable: 3,
+                ..Watched::default()
+            },
+            1,
+            &["x missing".to_owned()],
+        );
+        assert_eq!(told.len(), 2);
+        assert!(told[1].starts_with("3 events were lost"), "{told:?}");
+    }
+}

@@ -1,0 +1,287 @@
+//! The straight line: from records to alerts, on one plain thread.
+//!
+//! Invariant: nothing here waits for disk or network, and nothing here takes a lock that something slow holds.
+
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use prometheus_client::metrics::counter::Counter;
+use staghound_ebpf::{Kind, Loss};
+use staghound_engine::{
+    compile::Scratch,
+    ruleset::{Rule, Ruleset},
+};
+use staghound_proto::v1::{self, GapReason, ObservationGap, gap, item};
+
+use crate::{
+    alert::{self, Origin},
+    event::{Event, Host, Names},
+    metrics::{BySeverity, Metrics},
+    process::{ProcessTable, TableCounts},
+    sensor::{Losses, Sensor, SensorError, decode},
+    spool::queue::observation_gap,
+};
+
+/// Records between two looks at the clock and at the shutdown.
+const BATCH: usize = 4096;
+/// How often losses are read and told.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long to go on reading after the end was asked for, if records keep coming.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What the straight line needs beside the sensor.
+pub struct Watch<'a> {
+    /// Who is who.
+    pub processes: &'a mut ProcessTable,
+    /// What to look for.
+    pub rules: &'a Ruleset,
+    /// What all alerts have in common.
+    pub origin: &'a Origin,
+    /// Counters, resolved in advance.
+    pub counters: Counters,
+    /// Takes alerts and gaps; must not block.
+    pub items: &'a mut dyn FnMut(v1::Item, Option<&Rule>),
+}
+
+/// Everything the loop counts.
+pub struct Counters {
+    events: [Counter; Kind::ALL.len()],
+    undecodable: Counter,
+    losses: [Counter; Loss::ALL.len()],
+    matches: BySeverity,
+    metrics: std::sync::Arc<Metrics>,
+}
+
+impl Counters {
+    /// Resolves the counters of the agent's metrics.
+    #[must_use]
+    pub fn of(metrics: &std::sync::Arc<Metrics>) -> Self {
+        Self {
+            events: Kind::ALL.map(|kind| metrics.events(&format!("{kind:?}").to_ascii_lowercase())),
+            undecodable: metrics.records_lost("decode", "undecodable"),
+            losses: Loss::ALL.map(|loss| metrics.records_lost(loss_source(loss), loss.name())),
+            matches: metrics.matches(),
+            metrics: std::sync::Arc::clone(metrics),
+        }
+    }
+}
+
+/// Where a loss happens: in the programs, or not a loss at all but a reduction.
+fn loss_source(loss: Loss) -> &'static str {
+    match loss {
+        Loss::ProcessRingFull | Loss::FileRingFull => "ring",
+        Loss::DescriptorGone | Loss::ReadFailed | Loss::ScopeFull | Loss::ProgramMissing | Loss::MessageSkipped => {
+            "program"
+        }
+        Loss::PathCut | Loss::ArgsCut | Loss::EnvCut => "truncation",
+        Loss::Deduplicated => "reduction",
+    }
+}
+
+/// What was seen and lost until the end.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Records handed on.
+    pub records: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// What the kernel half lost.
+    pub losses: Losses,
+    /// What keeping the process table has cost.
+    pub table: TableCounts,
+}
+
+impl Watched {
+    /// Events that are gone.
+    #[must_use]
+    pub fn events_lost(&self) -> u64 {
+        self.losses.events_lost() + self.undecodable + self.table.evicted
+    }
+}
+
+/// Observes until `ended`, then drains. One plain thread; nothing here waits for disk or network.
+///
+/// # Errors
+/// The loss counters cannot be read: then nothing that was seen can be trusted to be all.
+pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> bool) -> Result<Watched, SensorError> {
+    let host = Host {
+        name: watch.origin.host.name.clone(),
+        boot_to_wall_ns: boot_to_wall_ns(),
+    };
+    let mut names = Names::of_host();
+    let mut names_read = names_changed();
+    let mut scratch = Scratch::new();
+    let mut watched = Watched::default();
+    let mut housekeeping = Instant::now();
+    let mut gap_from = SystemTime::now();
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let ending = ended();
+        if !ending {
+            sensor.wait(HOUSEKEEPING);
+        }
+        let drained = sensor.drain(BATCH, |bytes| {
+            watched.records += 1;
+            let Ok(record) = decode::decode(bytes) else {
+                watched.undecodable += 1;
+                watch.counters.undecodable.inc();
+                return;
+            };
+            watch.counters.events[usize::from(record.header.kind) - 1].inc();
+            let process = watch.processes.apply(&record);
+            let Some(event) = Event::of(&record, process, watched.records, watch.processes, &host, &names) else {
+                return;
+            };
+            watch.rules.matches(&event, &mut scratch, &mut |rule| {
+                watch.counters.matches.of(alert::severity(rule.severity)).inc();
+                let alert = alert::of(rule, &event, watch.origin);
+                (watch.items)(
+                    v1::Item {
+                        kind: Some(item::Kind::Alert(alert)),
+                    },
+                    Some(rule),
+                );
+            });
+        });
+        if housekeeping.elapsed() >= HOUSEKEEPING {
+            housekeeping = Instant::now();
+            let now = SystemTime::now();
+            tell_losses(sensor, watch, &mut watched, (gap_from, now))?;
+            gap_from = now;
+            let changed = names_changed();
+            if changed != names_read {
+                names = Names::of_host();
+                names_read = changed;
+            }
+        }
+        if ending {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
+            if drained == 0 || Instant::now() >= deadline {
+                break;
+            }
+        }
+    }
+    tell_losses(sensor, watch, &mut watched, (gap_from, SystemTime::now()))?;
+    Ok(watched)
+}
+
+/// Puts what was lost since the last time into metrics and, as gaps, into the stream.
+fn tell_losses(
+    sensor: &Sensor,
+    watch: &mut Watch<'_>,
+    watched: &mut Watched,
+    (from, to): (SystemTime, SystemTime),
+) -> Result<(), SensorError> {
+    let losses = sensor.losses()?;
+    let mut gap = |hook: &str, count: u64, reason: GapReason| {
+        let gap = ObservationGap {
+            from: Some(from.into()),
+            to: Some(to.into()),
+            hook: hook.to_owned(),
+            count,
+            reason: reason.into(),
+        };
+        (watch.items)(observation_gap(gap), None);
+    };
+    for (loss, counter) in Loss::ALL.into_iter().zip(&watch.counters.losses) {
+        let more = losses.of(loss).saturating_sub(watched.losses.of(loss));
+        counter.inc_by(more);
+        if more > 0 && loss.loses_event() {
+            let reason = match loss {
+                Loss::ProcessRingFull | Loss::FileRingFull => GapReason::RingFull,
+                Loss::ScopeFull => GapReason::TableEviction,
+                Loss::ProgramMissing => GapReason::HookMissing,
+                _ => GapReason::Unspecified,
+            };
+            gap(loss.name(), more, reason);
+        }
+    }
+    for (program, misses) in &losses.recursion_misses {
+        let before = watched
+            .losses
+            .recursion_misses
+            .iter()
+            .find(|(name, _)| name == program)
+            .map_or(0, |(_, n)| *n);
+        if *misses > before {
+            watch
+                .counters
+                .metrics
+                .records_lost(program, "recursion_miss")
+                .inc_by(misses - before);
+            gap(program, misses - before, GapReason::RecursionMiss);
+        }
+    }
+    let table = watch.processes.counts();
+    if table.evicted > watched.table.evicted {
+        gap(
+            "process_table",
+            table.evicted - watched.table.evicted,
+            GapReason::TableEviction,
+        );
+    }
+    let metrics = &watch.counters.metrics.process_table;
+    metrics.evictions.inc_by(table.evicted - watched.table.evicted);
+    metrics.repairs.inc_by(table.repaired - watched.table.repaired);
+    metrics
+        .entries
+        .set(i64::try_from(watch.processes.len()).unwrap_or(i64::MAX));
+    watched.losses = losses;
+    watched.table = table;
+    Ok(())
+}
+
+/// A gap for each program that could not be attached: from now on its events are missing.
+#[must_use]
+pub fn missing_hooks(sensor: &Sensor) -> Vec<v1::Item> {
+    let now = Some(SystemTime::now().into());
+    sensor
+        .outcomes()
+        .iter()
+        .filter(|outcome| outcome.attachment != crate::sensor::Attachment::Attached)
+        .map(|outcome| {
+            observation_gap(ObservationGap {
+                from: now,
+                to: now,
+                hook: outcome.program.to_owned(),
+                count: 0,
+                reason: GapReason::HookMissing.into(),
+            })
+        })
+        .collect()
+}
+
+/// Whether an item is a gap.
+#[must_use]
+pub fn is_gap(item: &v1::Item) -> bool {
+    matches!(
+        &item.kind,
+        Some(item::Kind::Gap(v1::Gap {
+            kind: Some(gap::Kind::Observation(_) | gap::Kind::Sequence(_))
+        }))
+    )
+}
+
+/// When the files behind [`Names`] were last changed. They are small and local, and asked once a second at most.
+fn names_changed() -> [Option<SystemTime>; 2] {
+    ["/etc/passwd", "/etc/group"].map(|path| {
+        fs::metadata(Path::new(path))
+            .and_then(|metadata| metadata.modified())
+            .ok()
+    })
+}
+
+/// Wall time minus time since boot, in nanoseconds.
+fn boot_to_wall_ns() -> i64 {
+    let read = |clock| {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for writes.
+        let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+        assert_eq!(status, 0, "the kernel has both clocks: {}", io::Error::last_os_error());
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    };
+    read(libc::CLOCK_REALTIME) - read(libc::CLOCK_BOOTTIME)
+}
