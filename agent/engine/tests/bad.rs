@@ -1,5 +1,4 @@
 //! Broken rule files and what is said about them. `UPDATE=1 cargo test -p staghound-engine --test bad` writes the answers.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::PathBuf;
 
