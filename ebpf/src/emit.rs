@@ -8,7 +8,10 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::BtfTracePointContext,
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ptr::{read_volatile, write_volatile},
+};
 use staghound_ebpf::{Header, Loss, Ring, Span, flags};
 
 /// Variable data starts at most here; a power of two, so that the verifier follows the mask.
@@ -21,7 +24,12 @@ const SCRATCH_BYTES: usize = FIXED_MAX + (DATA_MAX + READ_MAX) as usize;
 
 /// Where a record is put together; per CPU.
 #[repr(C, align(8))]
-pub(crate) struct Scratch([u8; SCRATCH_BYTES]);
+pub(crate) struct Scratch {
+    record: [u8; SCRATCH_BYTES],
+    /// Bytes of variable data. Kept here and not in a register, so that the verifier knows as little of it after one
+    /// turn of a loop as after sixty: otherwise every turn is a new state to it, and it gives up.
+    used: u32,
+}
 
 /// For the programs behind `sys_exit`, of which one at a time runs on a CPU.
 #[map]
@@ -52,8 +60,7 @@ pub(crate) fn finish(ctx: &BtfTracePointContext, result: Result<(), Loss>) -> i3
 
 /// A record being put together: header and body in front, variable data appended.
 pub(crate) struct Record<B> {
-    base: *mut u8,
-    used: u32,
+    scratch: *mut Scratch,
     body: PhantomData<B>,
 }
 
@@ -63,12 +70,12 @@ impl<B> Record<B> {
     #[inline(always)]
     fn in_scratch(scratch: &PerCpuArray<Scratch>) -> Result<Self, Loss> {
         const { assert!(Self::FIXED <= FIXED_MAX) };
-        let base = scratch.get_ptr_mut(0).ok_or(Loss::ReadFailed)?.cast::<u8>();
-        Ok(Self {
-            base,
-            used: 0,
+        let record = Self {
+            scratch: scratch.get_ptr_mut(0).ok_or(Loss::ReadFailed)?,
             body: PhantomData,
-        })
+        };
+        record.set_used(0);
+        Ok(record)
     }
 
     /// For the programs behind `sys_exit`.
@@ -85,13 +92,13 @@ impl<B> Record<B> {
 
     #[inline(always)]
     pub(crate) fn header(&self) -> *mut Header {
-        self.base.cast()
+        self.scratch.cast()
     }
 
     #[inline(always)]
     pub(crate) fn body(&self) -> *mut B {
         // SAFETY: the scratch memory is larger than header and body.
-        unsafe { self.base.add(size_of::<Header>()) }.cast()
+        unsafe { self.scratch.cast::<u8>().add(size_of::<Header>()) }.cast()
     }
 
     #[inline(always)]
@@ -103,13 +110,20 @@ impl<B> Record<B> {
     /// Bytes of variable data so far.
     #[inline(always)]
     pub(crate) fn used(&self) -> u32 {
-        self.used
+        // SAFETY: a valid per-CPU value.
+        unsafe { read_volatile(&raw const (*self.scratch).used) }
+    }
+
+    #[inline(always)]
+    fn set_used(&self, used: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(&raw mut (*self.scratch).used, used) };
     }
 
     /// Forgets the variable data, to send another record with the same header and body.
     #[inline(always)]
     pub(crate) fn restart(&mut self) {
-        self.used = 0;
+        self.set_used(0);
     }
 
     /// The span from `start` to here.
@@ -117,19 +131,19 @@ impl<B> Record<B> {
     pub(crate) fn span_from(&self, start: u32) -> Span {
         Span {
             offset: start as u16,
-            len: (self.used - start) as u16,
+            len: (self.used() - start) as u16,
         }
     }
 
     /// Where the next byte goes, or none when the scratch memory is full.
     #[inline(always)]
     fn next(&self) -> Option<*mut u8> {
-        let used = core::hint::black_box(self.used);
+        let used = self.used();
         if used >= DATA_MAX {
             return None;
         }
         // SAFETY: less than `DATA_MAX` beyond the fixed part.
-        Some(unsafe { self.base.add(Self::FIXED + (used & (DATA_MAX - 1)) as usize) })
+        Some(unsafe { self.scratch.cast::<u8>().add(Self::FIXED + used as usize) })
     }
 
     /// Appends a NUL-terminated kernel string of at most `max` bytes, the NUL included; yields its bytes, 0 on a fault.
@@ -155,7 +169,7 @@ impl<B> Record<B> {
         if read <= 0 || read > i64::from(max) {
             return 0;
         }
-        self.used += read as u32;
+        self.set_used(self.used() + read as u32);
         read as u32
     }
 
@@ -173,21 +187,21 @@ impl<B> Record<B> {
         if unsafe { bpf_probe_read_user(to.cast(), len, address as *const _) } < 0 {
             return false;
         }
-        self.used += len;
+        self.set_used(self.used() + len);
         true
     }
 
     /// Sends the record off.
     #[inline(always)]
     pub(crate) fn submit(&self, ring: Ring) -> Result<(), Loss> {
-        let used = core::hint::black_box(self.used);
+        let used = self.used();
         if used > DATA_MAX + READ_MAX {
             return Err(Loss::ReadFailed);
         }
         let len = Self::FIXED as u32 + used;
         // SAFETY: the header lies in the scratch memory.
         unsafe { (*self.header()).len = len };
-        output(ring, self.base, u64::from(len))
+        output(ring, self.scratch.cast(), u64::from(len))
     }
 }
 

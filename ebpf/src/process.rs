@@ -140,10 +140,10 @@ fn is_listed(variable: *const Variable) -> bool {
         let difference = ((words[0] & name.mask[0]) ^ name.value[0])
             | ((words[1] & name.mask[1]) ^ name.value[1])
             | ((words[2] & name.mask[2]) ^ name.value[2]);
-        // All ones when they differ, zero when they are equal.
-        all_differ &= ((difference | difference.wrapping_neg()) as i64 >> 63) as u64;
+        // The top bit is set exactly when they differ.
+        all_differ &= difference | difference.wrapping_neg();
     }
-    all_differ == 0
+    all_differ >> 63 == 0
 }
 
 #[repr(C)]
