@@ -21,6 +21,9 @@ use crate::ir::{FieldOrder, Graph, Network, Node, NodeId, Operand, Order, Predic
 /// From how many `contains` of one field on an automaton pays.
 const AUTOMATON_MIN: usize = 3;
 
+/// Most bytes of needles for which an automaton has a table of all transitions: each byte takes up to a kilobyte.
+const DENSE_BYTES_MAX: usize = 1500;
+
 type GroupId = u32;
 type RuleId = u32;
 
@@ -632,6 +635,11 @@ fn group_matcher(graph: &Graph, class: Class, members: &[PredicateId]) -> Option
                 texts.into_iter().map(|(needle, hits)| (needle, hits.into())).unzip();
             let automaton = AhoCorasick::builder()
                 .ascii_case_insensitive(class == Class::ContentsFolded)
+                // Dense tables are several times faster; beyond some size their memory is not worth it.
+                .kind(
+                    (needles.iter().map(|needle| needle.len()).sum::<usize>() <= DENSE_BYTES_MAX)
+                        .then_some(aho_corasick::AhoCorasickKind::DFA),
+                )
                 .build(needles);
             GroupMatcher::Contents(
                 automaton.expect("needles are far fewer and shorter than the automaton can number"),
