@@ -3,7 +3,11 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 3] = ["staghound/v1/alert.proto", "staghound/v1/ingest.proto", "staghound/v1/feed.proto"];
+const FILES: [&str; 3] = [
+    "staghound/v1/alert.proto",
+    "staghound/v1/ingest.proto",
+    "staghound/v1/feed.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
