@@ -29,6 +29,8 @@ pub(crate) struct Scratch {
     /// Bytes of variable data. Kept here and not in a register, so that the verifier knows as little of it after one
     /// turn of a loop as after sixty: otherwise every turn is a new state to it, and it gives up.
     used: u32,
+    /// Where the part that is being written begins; kept here for the same reason.
+    mark: u32,
 }
 
 /// For the programs behind `sys_exit`, of which one at a time runs on a CPU.
@@ -126,13 +128,32 @@ impl<B> Record<B> {
         self.set_used(0);
     }
 
-    /// The span from `start` to here.
+    /// Begins a part.
     #[inline(always)]
-    pub(crate) fn span_from(&self, start: u32) -> Span {
-        Span {
-            offset: start as u16,
-            len: (self.used() - start) as u16,
-        }
+    pub(crate) fn begin(&self) {
+        // SAFETY: a valid per-CPU value.
+        unsafe { write_volatile(&raw mut (*self.scratch).mark, self.used()) };
+    }
+
+    /// Bytes of the part so far.
+    #[inline(always)]
+    pub(crate) fn part_len(&self) -> u32 {
+        // SAFETY: as above.
+        self.used()
+            .wrapping_sub(unsafe { read_volatile(&raw const (*self.scratch).mark) })
+    }
+
+    /// Ends a part: writes down where it lies, in a member of the body.
+    #[inline(always)]
+    pub(crate) fn end(&self, member: *mut Span) {
+        // SAFETY: as above.
+        let mark = unsafe { read_volatile(&raw const (*self.scratch).mark) };
+        let span = Span {
+            offset: mark as u16,
+            len: self.used().wrapping_sub(mark) as u16,
+        };
+        // SAFETY: the caller names a member of this record's body.
+        unsafe { write_volatile(member, span) };
     }
 
     /// Where the next byte goes, or none when the scratch memory is full.

@@ -60,9 +60,8 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
     let mut record = Record::<Open>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(Kind::Open, record.header()) };
-    let path = path::append(&mut record, mount, dentry)?;
     let inode = file.inode()?;
-    let body = Open {
+    let fixed = Open {
         inode: inode.number()?,
         device: inode.device()?,
         mode: u32::from(inode.mode()?),
@@ -70,11 +69,13 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
         file_mode: file_mode & (FMODE_CREATED | FMODE_ACCESS),
         descriptor,
         suppressed,
-        path,
-        reserved: 0,
+        ..Open::default()
     };
+    let body = record.body();
     // SAFETY: the body lies in scratch memory.
-    unsafe { record.body().write(body) };
+    unsafe { body.write(fixed) };
+    // SAFETY: as above.
+    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::File)
 }
 
@@ -120,37 +121,28 @@ fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> R
     })
 }
 
-/// A path as it was passed: the string, and for a relative one the directory it starts from.
-struct Passed {
-    base: Span,
-    name: Span,
-}
-
+/// Appends a path as it was passed, and the directory it starts from.
 #[inline(always)]
-fn append_passed(record: &mut Record<PathChange>, call: &Call, directory: i32, address: u64) -> Result<Passed, Loss> {
-    let start = record.used();
-    let read = record.user_string(address, NAME_BYTES_MAX as u32);
-    if read == 0 {
+fn append_passed(
+    record: &mut Record<PathChange>,
+    call: &Call,
+    (directory, address): (i32, u64),
+    (base, name): (*mut Span, *mut Span),
+) -> Result<(), Loss> {
+    record.begin();
+    if record.user_string(address, NAME_BYTES_MAX as u32) == 0 {
         return Err(Loss::ReadFailed);
     }
-    let name = record.span_from(start);
-    if directory == CWD {
-        return Ok(Passed {
-            base: path::append_cwd(record, call.task)?,
-            name,
-        });
-    }
-    // An absolute path may come with any descriptor, so one that leads nowhere is no loss.
-    let Ok(file) = call.task.file(directory as u32) else {
-        return Ok(Passed {
-            base: Span::default(),
-            name,
-        });
+    record.end(name);
+    let (mount, dentry) = if directory == CWD {
+        call.task.cwd()
+    } else if let Ok(file) = call.task.file(directory as u32) {
+        (file.mount()?, file.dentry()?)
+    } else {
+        // An absolute path may come with any descriptor, so one that leads nowhere is no loss.
+        return Ok(());
     };
-    Ok(Passed {
-        base: path::append(record, file.mount()?, file.dentry()?)?,
-        name,
-    })
+    path::append(record, mount, dentry, base)
 }
 
 /// What the table says of this call; the tail-called programs serve several.
@@ -173,18 +165,22 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
     } else {
         (CWD, call.first(), CWD, call.second())
     };
-    let source = append_passed(&mut record, call, old_directory, old)?;
-    let target = append_passed(&mut record, call, new_directory, new)?;
-    let body = PathChange {
-        result: call.result as i32,
-        argument: if at { call.fifth() as u32 } else { 0 },
-        base: source.base,
-        name: source.name,
-        new_base: target.base,
-        new_name: target.name,
-    };
+    let body = record.body();
+    let argument = if at { call.fifth() as u32 } else { 0 };
     // SAFETY: the body lies in scratch memory.
-    unsafe { record.body().write(body) };
+    unsafe {
+        body.write(PathChange {
+            result: call.result as i32,
+            argument,
+            ..PathChange::default()
+        })
+    };
+    // SAFETY: as above.
+    let from = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
+    append_passed(&mut record, call, (old_directory, old), from)?;
+    // SAFETY: as above.
+    let to = unsafe { (&raw mut (*body).new_base, &raw mut (*body).new_name) };
+    append_passed(&mut record, call, (new_directory, new), to)?;
     record.submit(Ring::File)
 }
 
@@ -220,17 +216,18 @@ fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(kind, record.header()) };
-    let passed = append_passed(&mut record, call, directory, name)?;
-    let body = PathChange {
-        result: call.result as i32,
-        argument,
-        base: passed.base,
-        name: passed.name,
-        new_base: Span::default(),
-        new_name: Span::default(),
-    };
+    let body = record.body();
     // SAFETY: the body lies in scratch memory.
-    unsafe { record.body().write(body) };
+    unsafe {
+        body.write(PathChange {
+            result: call.result as i32,
+            argument,
+            ..PathChange::default()
+        })
+    };
+    // SAFETY: as above.
+    let members = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
+    append_passed(&mut record, call, (directory, name), members)?;
     record.submit(Ring::File)
 }
 
@@ -240,15 +237,18 @@ fn chmod_descriptor(call: &Call) -> Result<(), Loss> {
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(Kind::Chmod, record.header()) };
-    let base = path::append(&mut record, file.mount()?, file.dentry()?)?;
-    let body = PathChange {
+    let body = record.body();
+    let fixed = PathChange {
         result: call.result as i32,
         argument: call.second() as u32,
-        base,
         ..PathChange::default()
     };
     // SAFETY: the body lies in scratch memory.
-    unsafe { record.body().write(body) };
+    unsafe { body.write(fixed) };
+    // SAFETY: as above.
+    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
+        &raw mut (*body).base
+    })?;
     record.submit(Ring::File)
 }
 
@@ -261,11 +261,11 @@ pub(crate) fn chdir(call: &Call) -> Result<(), Loss> {
     let mut record = Record::<Chdir>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(Kind::Chdir, record.header()) };
-    let body = Chdir {
-        path: path::append_cwd(&mut record, call.task)?,
-        reserved: 0,
-    };
+    let body = record.body();
     // SAFETY: the body lies in scratch memory.
-    unsafe { record.body().write(body) };
+    unsafe { body.write(Chdir::default()) };
+    let (mount, dentry) = call.task.cwd();
+    // SAFETY: as above.
+    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::Process)
 }

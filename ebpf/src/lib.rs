@@ -26,9 +26,11 @@ pub const ENV_VALUE_BYTES_MAX: usize = 1024;
 /// Most bytes of selected environment in an exec record.
 pub const ENV_BYTES_MAX: usize = 4096;
 /// Most environment variables that are looked at in one exec; more are told by [`flags::ENV_CUT`].
-pub const ENV_SCANNED_MAX: u32 = 256;
+pub const ENV_SCANNED_MAX: u32 = 128;
 /// How many names of environment variables can be allow-listed.
-pub const ENV_NAMES_MAX: usize = 24;
+pub const ENV_NAMES_MAX: usize = 64;
+/// How many of them may begin with the same four bytes.
+pub const ENV_NAMES_ALIKE_MAX: usize = 4;
 /// Most components of a path that are walked; a deeper path is told by [`flags::PATH_CUT`].
 ///
 /// 64 because the verifiers of 5.10 and 6.1 give up at 96 and more.
@@ -97,8 +99,6 @@ impl EnvName {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
 pub struct Settings {
-    /// Allow-listed environment variables.
-    pub env_names: [EnvName; ENV_NAMES_MAX],
     /// Thread group of the agent, whose own files and sockets are not reported; 0 for none.
     pub own_pid: u32,
     /// 1 when only processes in the map `SCOPE` are reported.

@@ -26,7 +26,7 @@ use aya_ebpf::{
 };
 use core::ptr::read_volatile;
 use kernel::{Call, Task};
-use staghound_ebpf::{Action, EnvName, Loss, Offsets, SYSCALLS_MAX, Settings, SyscallTable};
+use staghound_ebpf::{Action, Loss, Offsets, SYSCALLS_MAX, Settings, SyscallTable};
 
 /// Where kernel struct members are; set by the agent before loading, then frozen.
 #[unsafe(no_mangle)]
@@ -34,11 +34,7 @@ static OFFSETS: Offsets = Offsets::NONE;
 
 /// What the agent wants; set before loading, then frozen.
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings {
-    env_names: [EnvName::NONE; staghound_ebpf::ENV_NAMES_MAX],
-    own_pid: 0,
-    scoped: 0,
-};
+static SETTINGS: Settings = Settings { own_pid: 0, scoped: 0 };
 
 /// Which system calls are looked at; set before loading, then frozen.
 #[unsafe(no_mangle)]

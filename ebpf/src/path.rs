@@ -5,7 +5,7 @@
 
 use crate::{
     emit::{Record, cut},
-    kernel::{Task, read},
+    kernel::read,
     offset,
 };
 use staghound_ebpf::{Loss, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, Span, flags};
@@ -13,10 +13,10 @@ use staghound_ebpf::{Loss, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, Span, flags};
 /// Longest component, its NUL included (`NAME_MAX` + 1).
 const COMPONENT_BYTES_MAX: u32 = 256;
 
-/// Appends the path of a dentry on a mount (`struct vfsmount`).
+/// Appends the path of a dentry on a mount (`struct vfsmount`), and writes down in `member` where it lies.
 #[inline(always)]
-pub(crate) fn append<B>(record: &mut Record<B>, vfs_mount: u64, dentry: u64) -> Result<Span, Loss> {
-    let start = record.used();
+pub(crate) fn append<B>(record: &mut Record<B>, vfs_mount: u64, dentry: u64, member: *mut Span) -> Result<(), Loss> {
+    record.begin();
     let mut dentry = dentry;
     let mut mount = vfs_mount.wrapping_sub(offset!(mount_vfs) as u64);
     let mut root: u64 = read(vfs_mount, offset!(vfs_root))?;
@@ -24,14 +24,15 @@ pub(crate) fn append<B>(record: &mut Record<B>, vfs_mount: u64, dentry: u64) -> 
         if dentry == root {
             let parent: u64 = read(mount, offset!(mount_parent))?;
             if parent == mount {
-                return Ok(record.span_from(start));
+                record.end(member);
+                return Ok(());
             }
             dentry = read(mount, offset!(mount_point))?;
             mount = parent;
             root = read(mount, offset!(mount_vfs) + offset!(vfs_root))?;
             continue;
         }
-        if record.used() - start > PATH_BYTES_MAX - COMPONENT_BYTES_MAX {
+        if record.part_len() > PATH_BYTES_MAX - COMPONENT_BYTES_MAX {
             break;
         }
         let parent: u64 = read(dentry, offset!(dentry_parent))?;
@@ -39,17 +40,12 @@ pub(crate) fn append<B>(record: &mut Record<B>, vfs_mount: u64, dentry: u64) -> 
         record.kernel_string(name, COMPONENT_BYTES_MAX);
         if parent == dentry {
             record.flag(flags::DETACHED);
-            return Ok(record.span_from(start));
+            record.end(member);
+            return Ok(());
         }
         dentry = parent;
     }
     cut(record, flags::PATH_CUT);
-    Ok(record.span_from(start))
-}
-
-/// Appends the working directory of a task.
-#[inline(always)]
-pub(crate) fn append_cwd<B>(record: &mut Record<B>, task: Task) -> Result<Span, Loss> {
-    let (mount, dentry) = task.cwd();
-    append(record, mount, dentry)
+    record.end(member);
+    Ok(())
 }

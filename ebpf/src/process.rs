@@ -8,17 +8,24 @@ use crate::{
     offset, path, wanted,
 };
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user_str, macros::map, maps::PerCpuArray, programs::BtfTracePointContext,
+    helpers::generated::bpf_probe_read_user_str,
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+    programs::BtfTracePointContext,
 };
 use core::ptr::read_volatile;
 use staghound_ebpf::{
-    ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, Exec, Exit, Fork, Header, Kind,
-    Loss, NAME_BYTES_MAX, Ring, Span, flags,
+    ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, EnvName,
+    Exec, Exit, Fork, Header, Kind, Loss, NAME_BYTES_MAX, Ring, flags,
 };
 
 /// One environment variable being looked at, aligned so that its name can be compared by words.
 #[repr(C, align(8))]
 pub(crate) struct Variable([u64; ENV_VALUE_BYTES_MAX / 8]);
+
+/// Allow-listed names by their first four bytes; the agent fills it before anything is attached.
+#[map]
+static ENV_NAMES: HashMap<u32, [EnvName; ENV_NAMES_ALIKE_MAX]> = HashMap::with_max_entries(ENV_NAMES_MAX as u32, 0);
 
 #[map]
 static VARIABLE: PerCpuArray<Variable> = PerCpuArray::with_max_entries(1, 0);
@@ -35,44 +42,18 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     // SAFETY: the header lies in scratch memory.
     unsafe { task.describe(Kind::Exec, record.header()) };
 
+    let body = record.body();
     // SAFETY: `bprm` is the tracepoint's `struct linux_binprm *`.
     let file = File::at(unsafe { load(bprm, offset!(bprm_file)) });
-    let executable = path::append(&mut record, file.mount()?, file.dentry()?)?;
-    let cwd = path::append_cwd(&mut record, task)?;
-    // SAFETY: as above.
-    let filename_address: u64 = unsafe { load(bprm, offset!(bprm_filename)) };
-    // SAFETY: as above.
-    let interpreter_address: u64 = unsafe { load(bprm, offset!(bprm_interpreter)) };
-    let start = record.used();
-    record.kernel_string(filename_address, 1024);
-    let filename = record.span_from(start);
-    let start = record.used();
-    record.kernel_string(interpreter_address, 1024);
-    let interpreter = record.span_from(start);
-
+    let inode = file.inode()?;
+    let (mount_namespace, pid_namespace) = task.namespaces();
     let memory = task.memory();
     // SAFETY: pointers of known BTF type.
     let arg_start: u64 = unsafe { load(memory, offset!(mm_arg_start)) };
     // SAFETY: as above.
     let arg_end: u64 = unsafe { load(memory, offset!(mm_arg_end)) };
-    // SAFETY: as above.
-    let env_start: u64 = unsafe { load(memory, offset!(mm_env_start)) };
-    // SAFETY: as above.
-    let env_end: u64 = unsafe { load(memory, offset!(mm_env_end)) };
-    let env = append_env(&mut record, env_start, env_end);
     let args_bytes = arg_end.wrapping_sub(arg_start);
-    let start = record.used();
-    if args_bytes > ARGS_BYTES_MAX as u64 {
-        cut(&record, flags::ARGS_CUT);
-    }
-    if args_bytes > 0 && !record.user_bytes::<{ ARGS_BYTES_MAX as u32 }>(arg_start, args_bytes) {
-        record.flag(flags::FAULT);
-    }
-    let args = record.span_from(start);
-
-    let inode = file.inode()?;
-    let (mount_namespace, pid_namespace) = task.namespaces();
-    let body = Exec {
+    let fixed = Exec {
         inode: inode.number()?,
         device: inode.device()?,
         nlink: inode.links()?,
@@ -84,38 +65,68 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         } else {
             args_bytes as u32
         },
-        executable,
-        cwd,
-        filename,
-        interpreter,
-        env,
-        args,
+        ..Exec::default()
     };
     // SAFETY: the body lies in scratch memory.
-    unsafe { record.body().write(body) };
+    unsafe { body.write(fixed) };
+
+    // SAFETY: as above; and for the members below.
+    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
+        &raw mut (*body).executable
+    })?;
+    let (mount, dentry) = task.cwd();
+    // SAFETY: as above.
+    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).cwd })?;
+    record.begin();
+    // SAFETY: `bprm` as above.
+    record.kernel_string(unsafe { load(bprm, offset!(bprm_filename)) }, 1024);
+    // SAFETY: as above.
+    record.end(unsafe { &raw mut (*body).filename });
+    record.begin();
+    // SAFETY: `bprm` as above.
+    record.kernel_string(unsafe { load(bprm, offset!(bprm_interpreter)) }, 1024);
+    // SAFETY: as above.
+    record.end(unsafe { &raw mut (*body).interpreter });
+    record.begin();
+    append_env(&mut record, task);
+    // SAFETY: as above.
+    record.end(unsafe { &raw mut (*body).env });
+
+    record.begin();
+    if args_bytes > ARGS_BYTES_MAX as u64 {
+        cut(&record, flags::ARGS_CUT);
+    }
+    if args_bytes > 0 && !record.user_bytes::<{ ARGS_BYTES_MAX as u32 }>(arg_start, args_bytes) {
+        record.flag(flags::FAULT);
+    }
+    // SAFETY: as above.
+    record.end(unsafe { &raw mut (*body).args });
     record.submit(Ring::Process)
 }
 
 /// Appends the allow-listed variables. Each is read alone, so that the others never leave the kernel.
 #[inline(always)]
-fn append_env(record: &mut Record<Exec>, env_start: u64, env_end: u64) -> Span {
-    let start = record.used();
+fn append_env(record: &mut Record<Exec>, task: Task) {
+    let memory = task.memory();
+    // SAFETY: pointers of known BTF type.
+    let mut at: u64 = unsafe { load(memory, offset!(mm_env_start)) };
+    // SAFETY: as above.
+    let end: u64 = unsafe { load(memory, offset!(mm_env_end)) };
     let Some(variable) = VARIABLE.get_ptr_mut(0) else {
-        return Span::default();
+        return;
     };
-    let mut at = env_start;
     for _ in 0..ENV_SCANNED_MAX {
-        if at >= env_end {
-            return record.span_from(start);
+        if at >= end {
+            return;
         }
         // SAFETY: `variable` has that many bytes; the helper checks the source.
         let read = unsafe { bpf_probe_read_user_str(variable.cast(), ENV_VALUE_BYTES_MAX as u32, at as *const _) };
         if read <= 0 {
             record.flag(flags::FAULT);
-            return record.span_from(start);
+            return;
         }
         if is_listed(variable) {
-            if record.used() - start >= (ENV_BYTES_MAX - ENV_VALUE_BYTES_MAX) as u32 {
+            if record.part_len() >= (ENV_BYTES_MAX - ENV_VALUE_BYTES_MAX) as u32 {
                 break;
             }
             record.user_string(at, ENV_VALUE_BYTES_MAX as u32);
@@ -126,17 +137,21 @@ fn append_env(record: &mut Record<Exec>, env_start: u64, env_end: u64) -> Span {
         at += read as u64;
     }
     cut(record, flags::ENV_CUT);
-    record.span_from(start)
 }
 
-/// Whether a name is allow-listed. Compares without branches: one verifier state whatever the environment holds.
+/// Whether a name is allow-listed: by its first four bytes, then by those names that begin so.
 #[inline(always)]
 fn is_listed(variable: *const Variable) -> bool {
     // SAFETY: a valid map value, larger than that.
     let words = unsafe { read_volatile(variable.cast::<[u64; 3]>()) };
+    let Some(names) = ENV_NAMES.get_ptr(words[0] as u32) else {
+        return false;
+    };
+    // Compared without branches, so that the verifier has one state to go on with.
     let mut all_differ = u64::MAX;
-    for index in 0..ENV_NAMES_MAX {
-        let name = constant(&SETTINGS.env_names[index]);
+    for index in 0..ENV_NAMES_ALIKE_MAX {
+        // SAFETY: a valid map value, and the index is below its length.
+        let name = unsafe { read_volatile((*names).as_ptr().add(index)) };
         let difference = ((words[0] & name.mask[0]) ^ name.value[0])
             | ((words[1] & name.mask[1]) ^ name.value[1])
             | ((words[2] & name.mask[2]) ^ name.value[2]);

@@ -134,9 +134,11 @@ pub(crate) fn state(call: &Call) -> Result<(), Loss> {
         }
         // `struct sockaddr_un`: family, then up to 108 bytes of path.
         let len = call.third().saturating_sub(2);
-        if len > 0 && len <= 108 && record.user_bytes::<127>(call.second() + 2, len) {
-            body.data = record.span_from(0);
+        record.begin();
+        if len > 0 && len <= 108 {
+            record.user_bytes::<127>(call.second() + 2, len);
         }
+        record.end(&raw mut body.data);
     } else if body.family != AF_INET && body.family != AF_INET6 {
         return Ok(());
     } else if connect && call.result < 0 && call.result != EINPROGRESS && take_passed(call.second(), body) {
@@ -204,10 +206,11 @@ pub(crate) fn send(call: &Call) -> Result<(), Loss> {
             record.flag(flags::ADDRESS_PASSED);
         }
         record.restart();
+        record.begin();
         if !record.user_bytes::<{ PAYLOAD_BYTES_MAX as u32 - 1 }>(message.buffer, message.len) {
             record.flag(flags::FAULT);
         }
-        body.data = record.span_from(0);
+        record.end(&raw mut body.data);
         record.submit(Ring::Process)?;
     }
     if many && call.result > i64::from(MESSAGES_MAX) {

@@ -1,13 +1,13 @@
 //! Loads the kernel object, and each program of it alone.
 
-use std::{fmt, io, os::fd::OwnedFd};
+use std::{fmt, io, os::fd::OwnedFd, thread};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
     programs::{BtfTracePoint, ProgramError},
 };
-use staghound_ebpf::{Action, ENV_NAMES_MAX, EnvName, Settings};
+use staghound_ebpf::{Action, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, EnvName, Settings};
 use zerocopy::IntoBytes as _;
 
 use crate::sensor::{
@@ -23,7 +23,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 
 /// Environment variables whose values may leave the kernel: those that make a program load or run something else, or
 /// that tell who drives a build. Never one that may hold a secret.
-const ENV_NAMES: [&str; 23] = [
+const ENV_NAMES: [&str; 22] = [
     "LD_PRELOAD",
     "LD_AUDIT",
     "LD_LIBRARY_PATH",
@@ -44,7 +44,6 @@ const ENV_NAMES: [&str; 23] = [
     "HISTFILE",
     "HISTSIZE",
     "RUNNER_ALLOW_RUNASROOT",
-    "CI",
     "GITHUB_ACTIONS",
     "npm_lifecycle_event",
 ];
@@ -245,7 +244,6 @@ impl Loaded {
                 return Err(SensorError::UnknownProgram(name.clone(), names.join(", ")));
             }
         }
-        let offsets = offsets::of_running_kernel()?;
         let missing = Privileges::of_this_process()
             .map_err(|error| SensorError::Privilege(error.to_string()))?
             .missing_to_load();
@@ -258,8 +256,21 @@ impl Loaded {
         let settings = settings(config);
         let syscalls = syscalls::table();
         let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
-        let btf = Btf::from_sys_fs().map_err(|error| SensorError::Object(error.to_string()))?;
-        let mut ebpf = EbpfLoader::new()
+        // Each of these three reads all of the kernel's type information, one of them inside aya, where it cannot be
+        // turned off: so side by side.
+        let (offsets, btf, mut loader) = thread::scope(|scope| {
+            let offsets = scope.spawn(offsets::of_running_kernel);
+            let btf = scope.spawn(Btf::from_sys_fs);
+            let loader = EbpfLoader::new();
+            (
+                offsets.join().expect("does not panic"),
+                btf.join().expect("does not panic"),
+                loader,
+            )
+        });
+        let offsets = offsets?;
+        let btf = btf.map_err(|error| SensorError::Object(error.to_string()))?;
+        let mut ebpf = loader
             .btf(Some(&btf))
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", offsets.as_bytes(), true)
@@ -268,6 +279,13 @@ impl Loaded {
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .load(OBJECT)
             .map_err(|error| SensorError::Object(chain(&error)))?;
+        let mut names: HashMap<MapData, u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX]> = take(&mut ebpf, "ENV_NAMES")?;
+        for (key, alike) in env_names() {
+            names.insert(key, alike, 0).map_err(|error| SensorError::Map {
+                map: "ENV_NAMES",
+                reason: error.to_string(),
+            })?;
+        }
         let mut actions: ProgramArray<MapData> = take(&mut ebpf, "ACTIONS")?;
         let mut outcomes = Vec::with_capacity(PROGRAMS.len());
         let mut attached = Vec::new();
@@ -333,13 +351,28 @@ impl Loaded {
 /// aya's number for the level `debug`.
 const LOG_LEVEL_DEBUG: u8 = 4;
 
-fn settings(config: &SensorConfig) -> Settings {
-    let mut env_names = [EnvName::NONE; ENV_NAMES_MAX];
-    for (place, name) in env_names.iter_mut().zip(ENV_NAMES) {
-        *place = EnvName::new(name);
+/// An [`EnvName`] as a map takes it: its value, then its mask.
+type EnvNameWords = [u64; 6];
+
+/// The allow-listed names as the programs look them up: by their first four bytes, their `=` included.
+fn env_names() -> Vec<(u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX])> {
+    let none: EnvNameWords = zerocopy::transmute!(EnvName::NONE);
+    let mut names: Vec<(u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX])> = Vec::new();
+    for name in ENV_NAMES {
+        let first = name.bytes().chain([b'=']).take(4).collect::<Vec<_>>();
+        let key = u32::from_ne_bytes(first.try_into().expect("every name has three letters or more"));
+        let index = names.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
+            names.push((key, [none; ENV_NAMES_ALIKE_MAX]));
+            names.len() - 1
+        });
+        let place = names[index].1.iter_mut().find(|place| **place == none);
+        *place.expect("no more than four names begin alike") = zerocopy::transmute!(EnvName::new(name));
     }
+    names
+}
+
+fn settings(config: &SensorConfig) -> Settings {
     Settings {
-        env_names,
         own_pid: std::process::id(),
         scoped: u32::from(config.scoped),
     }
@@ -413,10 +446,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn forward_logs(ebpf: &mut Ebpf) {
     match aya_log::EbpfLogger::init(ebpf) {
         Ok(mut logger) => {
-            let started = std::thread::Builder::new().name("bpf-log".to_owned()).spawn(move || {
+            let started = thread::Builder::new().name("bpf-log".to_owned()).spawn(move || {
                 loop {
                     logger.flush();
-                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    thread::sleep(std::time::Duration::from_millis(50));
                 }
             });
             if let Err(error) = started {
