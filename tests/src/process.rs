@@ -1,0 +1,275 @@
+//! Agents and collectors as processes: started with directories and ports of their own, killed when let go.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{DECOY_RULES, agent_path, collector_path, until};
+
+/// A process whose output goes to files.
+pub struct Running {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    _output: TempDir,
+}
+
+impl Running {
+    /// Starts a command.
+    pub fn start(command: &mut Command) -> Self {
+        let output = TempDir::new().expect("a directory for output");
+        let (stdout, stderr) = (output.path().join("stdout"), output.path().join("stderr"));
+        let create = |path: &Path| File::create(path).expect("a file for output");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(create(&stdout))
+            .stderr(create(&stderr))
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self {
+            child,
+            stdout,
+            stderr,
+            _output: output,
+        }
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to standard output.
+    #[must_use]
+    pub fn stdout(&self) -> Vec<u8> {
+        fs::read(&self.stdout).expect("the file is ours")
+    }
+
+    /// What it has written to standard error.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stderr).expect("the file is ours")).into_owned()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a pid fits");
+        // SAFETY: kill(2) touches no memory; the child is not waited for yet, so the pid is its.
+        let status = unsafe { libc::kill(pid, signal) };
+        assert_eq!(status, 0, "signal {signal}: {}", std::io::Error::last_os_error());
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        until("end of a process", || {
+            child.try_wait().expect("a child can be waited for")
+        })
+    }
+
+    /// SIGKILL, and waits for its end.
+    pub fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.wait();
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits until its standard error holds something.
+    pub fn until_told<T>(&mut self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        until(what, || {
+            let stderr = self.stderr();
+            let found = find(&stderr);
+            if found.is_none() {
+                let ended = self.ended();
+                assert!(ended.is_none(), "ended with {ended:?} before {what}: {stderr}");
+            }
+            found
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let stderr = self.stderr();
+            let tail: Vec<&str> = stderr.lines().rev().take(40).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            // Captured by the test's own output.
+            drop(writeln!(
+                std::io::stderr(),
+                "standard error of process {}:\n{}",
+                self.child.id(),
+                tail.join("\n")
+            ));
+        }
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _waited = self.child.wait();
+    }
+}
+
+/// What a command that ran to its end did.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Its exit code; none when a signal ended it.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Standard output as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Runs a command to its end.
+pub fn output(command: &mut Command) -> Output {
+    let mut running = Running::start(command);
+    let status = running.wait();
+    Output {
+        status,
+        stdout: running.stdout(),
+        stderr: running.stderr(),
+    }
+}
+
+/// The agent with these arguments, in an environment without its variables.
+pub fn staghound<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(agent_path());
+    command
+        .args(arguments)
+        .env_remove("STAGHOUND_CONFIG")
+        .env("NO_COLOR", "1");
+    command
+}
+
+/// One request to an HTTP port.
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// An agent that observes.
+pub struct Agent {
+    /// The process.
+    pub running: Running,
+    http: SocketAddr,
+}
+
+impl Agent {
+    /// Starts `staghound observe` with the decoy rules and more arguments, and waits until it is ready.
+    pub fn observe<A: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = A>) -> Self {
+        let rules = state.join("rules");
+        fs::create_dir_all(&rules).expect("a directory for rules");
+        fs::write(rules.join("decoy.yaml"), DECOY_RULES).expect("a file for rules");
+        let mut command = staghound(["observe", "--http-listen", "127.0.0.1:0", "--state-directory"]);
+        command.arg(state).arg("--rules").arg(rules).args(arguments);
+        let mut running = Running::start(&mut command);
+        let http = running.until_told("address of metrics and health", |stderr| {
+            let (_, rest) = stderr.split_once("metrics and health on http://")?;
+            rest.split_once('\n')?.0.trim().parse().ok()
+        });
+        until("readiness of the agent", || {
+            assert!(running.ended().is_none(), "the agent ended: {}", running.stderr());
+            let answer = get(http, "/readyz").ok()?;
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        });
+        Self { running, http }
+    }
+
+    /// The value of a sample in its metrics, by the beginning of the line: name and labels.
+    #[must_use]
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        let metrics = get(self.http, "/metrics").ok()?;
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Everything it has shown on standard output, as lines of JSON. A line that is being written does not count yet.
+    #[must_use]
+    pub fn shown(&self) -> Vec<serde_json::Value> {
+        let stdout = self.running.stdout();
+        let text = std::str::from_utf8(&stdout).expect("JSON is UTF-8");
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+            .collect()
+    }
+}
+
+/// A collector.
+pub struct Collector {
+    /// The process.
+    pub running: Running,
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
+impl Collector {
+    /// Starts one that keeps its data in `data`, and waits until it serves. `listen` is its old address after a restart,
+    /// or port 0.
+    #[must_use]
+    pub fn serve(data: &Path, listen: SocketAddr) -> Self {
+        let port_file = data.with_extension("port");
+        // That of an earlier one.
+        if let Err(error) = fs::remove_file(&port_file) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}", port_file.display());
+        }
+        let mut command = Command::new(collector_path());
+        command
+            .args(["serve", "--listen", &listen.to_string(), "--no-http", "--data"])
+            .arg(data)
+            .arg("--port-file")
+            .arg(&port_file);
+        let mut running = Running::start(&mut command);
+        let address = until("port of the collector", || {
+            assert!(running.ended().is_none(), "the collector ended: {}", running.stderr());
+            fs::read_to_string(&port_file).ok()?.lines().next()?.parse().ok()
+        });
+        Self { running, address }
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
