@@ -21,6 +21,9 @@ pub struct Metrics {
     registry: Registry,
     events: Family<One, Counter>,
     lost: Family<Two, Counter>,
+    truncated: Family<One, Counter>,
+    /// Equal opens that the kernel half counted instead of reporting.
+    pub repeated_opens: Counter,
     matches: Family<One, Counter>,
     alerts: Family<One, Counter>,
     programs: Family<Two, Gauge>,
@@ -116,6 +119,8 @@ impl Metrics {
             registry: Registry::with_prefix("staghound"),
             events: Family::default(),
             lost: Family::default(),
+            truncated: Family::default(),
+            repeated_opens: Counter::default(),
             matches: Family::default(),
             alerts: Family::default(),
             programs: Family::default(),
@@ -137,6 +142,16 @@ impl Metrics {
             "records_lost",
             "Records the kernel could not deliver, by source (ring, program or table) and reason",
             self.lost.clone(),
+        );
+        registry.register(
+            "events_truncated",
+            "Events of which a part was cut at a limit, by part",
+            self.truncated.clone(),
+        );
+        registry.register(
+            "repeated_opens",
+            "Equal opens by one process image that were counted instead of reported",
+            self.repeated_opens.clone(),
         );
         registry.register(
             "matches",
@@ -250,6 +265,11 @@ impl Metrics {
     pub fn records_lost(&self, source: &str, reason: &str) -> Counter {
         self.lost
             .get_or_create_owned(&[("source", source.to_owned()), ("reason", reason.to_owned())])
+    }
+
+    /// The counter of events of which this part was cut, such as `args_cut`.
+    pub fn truncated(&self, part: &str) -> Counter {
+        self.truncated.get_or_create_owned(&[("part", part.to_owned())])
     }
 
     /// The counters of matches.

@@ -62,22 +62,22 @@ impl Counters {
         Self {
             events: Kind::ALL.map(|kind| metrics.events(&format!("{kind:?}").to_ascii_lowercase())),
             undecodable: metrics.records_lost("decode", "undecodable"),
-            losses: Loss::ALL.map(|loss| metrics.records_lost(loss_source(loss), loss.name())),
+            losses: Loss::ALL.map(|loss| loss_counter(metrics, loss)),
             matches: metrics.matches(),
             metrics: std::sync::Arc::clone(metrics),
         }
     }
 }
 
-/// Where a loss happens: in the programs, or not a loss at all but a reduction.
-fn loss_source(loss: Loss) -> &'static str {
+/// Where a loss is counted: events that are gone, events that were cut, and opens that were only counted.
+fn loss_counter(metrics: &Metrics, loss: Loss) -> Counter {
     match loss {
-        Loss::ProcessRingFull | Loss::FileRingFull => "ring",
+        Loss::ProcessRingFull | Loss::FileRingFull => metrics.records_lost("ring", loss.name()),
         Loss::DescriptorGone | Loss::ReadFailed | Loss::ScopeFull | Loss::ProgramMissing | Loss::MessageSkipped => {
-            "program"
+            metrics.records_lost("program", loss.name())
         }
-        Loss::PathCut | Loss::ArgsCut | Loss::EnvCut => "truncation",
-        Loss::Deduplicated => "reduction",
+        Loss::PathCut | Loss::ArgsCut | Loss::EnvCut => metrics.truncated(loss.name()),
+        Loss::Deduplicated => metrics.repeated_opens.clone(),
     }
 }
 
