@@ -23,13 +23,22 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command.
+    /// Starts a command that reads nothing.
     pub fn start(command: &mut Command) -> Self {
+        Self::start_reading(command, Stdio::null())
+    }
+
+    /// Starts a command that reads from a pipe, which [`Running::write`] writes to.
+    pub fn start_piped(command: &mut Command) -> Self {
+        Self::start_reading(command, Stdio::piped())
+    }
+
+    fn start_reading(command: &mut Command, stdin: Stdio) -> Self {
         let output = TempDir::new().expect("a directory for output");
         let (stdout, stderr) = (output.path().join("stdout"), output.path().join("stderr"));
         let create = |path: &Path| File::create(path).expect("a file for output");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(create(&stdout))
             .stderr(create(&stderr))
             .spawn()
@@ -58,6 +67,12 @@ impl Running {
     #[must_use]
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stderr).expect("the file is ours")).into_owned()
+    }
+
+    /// Writes to its standard input.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let stdin = self.child.stdin.as_mut().expect("it was started with a pipe");
+        stdin.write_all(bytes).expect("it reads");
     }
 
     /// Sends a signal.

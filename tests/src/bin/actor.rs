@@ -164,6 +164,13 @@ fn act(words: &[OsString]) -> Result<()> {
         "open-repeat" => open_repeat(&*text(0)?, number(word(1)?)?)?,
         "open-during" => open_during(&*text(0)?, Duration::from_millis(number(word(1)?)?))?,
         "open-many" => open_many(word(0)?, number(word(1)?)?, number(word(2)?)?)?,
+        "open-all" => {
+            for index in number::<u32>(word(1)?)?..number(word(2)?)? {
+                let mut path = word(0)?.to_owned();
+                path.push(format!("/{index}"));
+                open_and_close(&*c_string(&path)?, libc::O_RDONLY)?;
+            }
+        }
         "open-bound" => open_bound(rest)?,
         "open-removed" => {
             // Opens a file through its descriptor after its name has gone.
