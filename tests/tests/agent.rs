@@ -188,6 +188,26 @@ fn observe_shows_what_the_issue_promises() {
 }
 
 #[test]
+fn observe_shows_text_to_people() {
+    let place = Place::new();
+    let decoy = place.decoy("id_1");
+    let state = TempDir::new().unwrap();
+    let mut agent = Agent::observe(state.path(), ["--output", "text"]);
+    act(&mut actor(["open".as_ref(), decoy.as_os_str(), "read".as_ref()]));
+    let text = until("alert as text", || {
+        let stdout = agent.running.stdout();
+        let text = is_harmless(&stdout).to_owned();
+        // The last line of an alert.
+        (text.contains(decoy.to_str().unwrap()) && text.contains("    fix ")).then_some(text)
+    });
+    let headline = text.lines().find(|line| line.contains(DECOY_RULE)).unwrap();
+    assert!(headline.contains("MEDIUM") && headline.contains("T1552.004"), "{text}");
+    assert!(text.contains("    user     root (0)"), "{text}");
+    assert!(text.contains(&format!("    host     {}", host_name())), "{text}");
+    assert!(agent.running.terminate().success());
+}
+
+#[test]
 fn observe_drains_when_told_to_stop() {
     let place = Place::new();
     let state = TempDir::new().unwrap();
@@ -446,7 +466,14 @@ fn a_run_that_lost_events_is_inconclusive() {
 
 #[test]
 fn a_program_left_out_is_told() {
-    let run = output(&mut staghound(["run", "--sensor-without", "file_open", "--", "true"]));
+    let run = output(&mut staghound([
+        "run",
+        "--sensor-without",
+        "file_open",
+        "--",
+        "cat",
+        "/etc/passwd",
+    ]));
     // What it would have reported is counted as lost: nobody knows.
     assert_eq!(run.code(), Some(102), "{run:?}");
     assert!(run.stderr.contains("program_missing"), "{run:?}");

@@ -1,5 +1,9 @@
 //! For every event kind: a real act gives exactly the event that it should, with the right fields.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else it is, it is not what was expected"
+)]
 
 use std::{
     fs,
@@ -274,12 +278,9 @@ fn open_tells_long_and_deep_paths() {
         }
     }
 
-    let mut directory = place.path.clone();
-    for _ in 0..80 {
-        directory.push("d");
-    }
-    fs::create_dir_all(&directory).unwrap();
-    let deep = directory.join("leaf");
+    let below: PathBuf = std::iter::repeat_n("d", 80).collect();
+    let deep = place.path.join(below).join("leaf");
+    fs::create_dir_all(deep.parent().unwrap()).unwrap();
     fs::write(&deep, "").unwrap();
     let run = capture.act(["open".as_ref(), deep.as_os_str(), "read".as_ref()]);
     let seen = run.only_where(EventKind::Open, |seen| seen.path_text().ends_with("/d/leaf"));
@@ -287,6 +288,30 @@ fn open_tells_long_and_deep_paths() {
     assert!(deep.to_string_lossy().ends_with(&seen.path_text()));
     assert_eq!(seen.path_text().split('/').count() - 1, 64);
     assert_eq!(run.losses.1.of(Loss::PathCut) - run.losses.0.of(Loss::PathCut), 1);
+}
+
+#[test]
+fn open_without_access_and_of_a_removed_file_is_seen() {
+    let place = Place::new();
+    let mut capture = Capture::of_children();
+    let file = place.file("file", 0o600);
+    let run = capture.act(["open", &file, "path"]);
+    let seen = run.only_below(EventKind::Open, &place.root());
+    assert_eq!(open(seen).file_mode, 0);
+    assert_ne!(open(seen).open_flags & libc::O_PATH.cast_unsigned(), 0);
+
+    // Once by its name, and once more, when it has none, through the descriptor.
+    let inode = fs::metadata(&file).unwrap().ino();
+    let run = capture.act(["open-removed", &file]);
+    let opens: Vec<&Seen> = run
+        .of(EventKind::Open)
+        .filter(|seen| open(seen).inode == inode)
+        .collect();
+    assert_eq!(opens.iter().map(|seen| seen.count).sum::<u64>(), opens.len() as u64);
+    let suppressed = run.losses.1.of(Loss::Deduplicated) - run.losses.0.of(Loss::Deduplicated);
+    assert_eq!(opens.len() as u64 + suppressed, 2);
+    assert!(opens.iter().all(|seen| seen.path_text() == file), "{opens:#?}");
+    assert_eq!(run.only(EventKind::Unlink).path_text(), file);
 }
 
 #[test]

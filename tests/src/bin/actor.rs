@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use libc::c_long;
 
-const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
+const AT_FDCWD: usize = (libc::AT_FDCWD as isize).cast_unsigned();
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = env::args_os().skip(1).collect();
@@ -72,6 +72,11 @@ fn octal(word: &OsStr) -> Result<usize> {
     usize::from_str_radix(word.to_str().context("a mode is not UTF-8")?, 8).context("a mode is octal")
 }
 
+/// Flags as an argument of a system call.
+fn flag_word(flags: i32) -> usize {
+    flags.cast_unsigned() as usize
+}
+
 fn how(word: &OsStr) -> Result<usize> {
     let flags = match word.to_str() {
         Some("read") => libc::O_RDONLY,
@@ -82,7 +87,7 @@ fn how(word: &OsStr) -> Result<usize> {
         Some("path") => libc::O_PATH,
         _ => bail!("{word:?} is no way to open"),
     };
-    Ok(flags as usize)
+    Ok(flag_word(flags))
 }
 
 fn open_directory(path: &OsStr) -> Result<usize> {
@@ -140,12 +145,12 @@ fn act(words: &[OsString]) -> Result<()> {
         }
 
         // Files.
-        "open" => drop_result(call(libc::SYS_open, &[address(&*text(0)?), how(word(1)?)?, 0o640])),
+        "open" => drop_result(call(libc::SYS_open, &[address(&text(0)?), how(word(1)?)?, 0o640])),
         "openat" => {
             let from = directory(word(0)?)?;
             drop_result(call(
                 libc::SYS_openat,
-                &[from, address(&*text(1)?), how(word(2)?)?, 0o640],
+                &[from, address(&text(1)?), how(word(2)?)?, 0o640],
             ));
         }
         "openat2" => {
@@ -159,16 +164,16 @@ fn act(words: &[OsString]) -> Result<()> {
             ];
             drop_result(call(libc::SYS_openat2, &arguments));
         }
-        "creat" => drop_result(call(libc::SYS_creat, &[address(&*text(0)?), 0o600])),
-        "open32" => drop_result(open32(&*text(0)?, libc::O_RDONLY)?),
-        "open-repeat" => open_repeat(&*text(0)?, number(word(1)?)?)?,
-        "open-during" => open_during(&*text(0)?, Duration::from_millis(number(word(1)?)?))?,
+        "creat" => drop_result(call(libc::SYS_creat, &[address(&text(0)?), 0o600])),
+        "open32" => drop_result(open32(&text(0)?, libc::O_RDONLY)?),
+        "open-repeat" => open_repeat(&text(0)?, number(word(1)?)?)?,
+        "open-during" => open_during(&text(0)?, Duration::from_millis(number(word(1)?)?))?,
         "open-many" => open_many(word(0)?, number(word(1)?)?, number(word(2)?)?)?,
         "open-all" => {
             for index in number::<u32>(word(1)?)?..number(word(2)?)? {
                 let mut path = word(0)?.to_owned();
                 path.push(format!("/{index}"));
-                open_and_close(&*c_string(&path)?, libc::O_RDONLY)?;
+                open_and_close(&c_string(&path)?, libc::O_RDONLY)?;
             }
         }
         "open-bound" => open_bound(rest)?,
@@ -180,7 +185,7 @@ fn act(words: &[OsString]) -> Result<()> {
             let again = CString::new(format!("/proc/self/fd/{fd}")).context("no NUL")?;
             drop_result(call(libc::SYS_open, &[address(&again), 0]));
         }
-        "rename" => drop_result(call(libc::SYS_rename, &[address(&*text(0)?), address(&*text(1)?)])),
+        "rename" => drop_result(call(libc::SYS_rename, &[address(&text(0)?), address(&text(1)?)])),
         "renameat" | "renameat2" => {
             let (from, to) = (directory(word(0)?)?, directory(word(2)?)?);
             let (old, new) = (text(1)?, text(3)?);
@@ -192,16 +197,16 @@ fn act(words: &[OsString]) -> Result<()> {
                 drop_result(call(libc::SYS_renameat2, &arguments));
             }
         }
-        "unlink" => drop_result(call(libc::SYS_unlink, &[address(&*text(0)?)])),
+        "unlink" => drop_result(call(libc::SYS_unlink, &[address(&text(0)?)])),
         "unlinkat" => {
             let (from, name) = (directory(word(0)?)?, text(1)?);
             let arguments = [from, address(&name), number(word(2)?)?];
             drop_result(call(libc::SYS_unlinkat, &arguments));
         }
-        "rmdir" => drop_result(call(libc::SYS_rmdir, &[address(&*text(0)?)])),
-        "chmod" => drop_result(call(libc::SYS_chmod, &[address(&*text(0)?), octal(word(1)?)?])),
+        "rmdir" => drop_result(call(libc::SYS_rmdir, &[address(&text(0)?)])),
+        "chmod" => drop_result(call(libc::SYS_chmod, &[address(&text(0)?), octal(word(1)?)?])),
         "fchmod" => {
-            let fd = prepare("open", call(libc::SYS_open, &[address(&*text(0)?), 0]))?;
+            let fd = prepare("open", call(libc::SYS_open, &[address(&text(0)?), 0]))?;
             drop_result(call(libc::SYS_fchmod, &[fd, octal(word(1)?)?]));
         }
         "fchmodat" => {
@@ -325,7 +330,7 @@ fn stay_on_one_processor() -> Result<()> {
 }
 
 fn open_and_close(path: &CStr, flags: i32) -> Result<()> {
-    let fd = prepare("open", call(libc::SYS_open, &[address(path), flags as usize, 0o640]))?;
+    let fd = prepare("open", call(libc::SYS_open, &[address(path), flag_word(flags), 0o640]))?;
     call(libc::SYS_close, &[fd]);
     Ok(())
 }
@@ -381,18 +386,24 @@ fn open_bound(words: &[OsString]) -> Result<()> {
         call(libc::SYS_unshare, &[libc::CLONE_NEWNS as usize]),
     )?;
     let (none, root) = (c"none", c"/");
-    let private = (libc::MS_REC | libc::MS_PRIVATE) as usize;
+    let private = usize::try_from(libc::MS_REC | libc::MS_PRIVATE)?;
     prepare(
         "make mounts private",
         call(libc::SYS_mount, &[address(none), address(root), 0, private, 0]),
     )?;
     let (source, target_text) = (c_string(source)?, c_string(target)?);
-    let arguments = [address(&source), address(&target_text), 0, libc::MS_BIND as usize, 0];
+    let arguments = [
+        address(&source),
+        address(&target_text),
+        0,
+        usize::try_from(libc::MS_BIND)?,
+        0,
+    ];
     prepare("bind", call(libc::SYS_mount, &arguments))?;
     let mut path = target.clone();
     path.push("/");
     path.push(name);
-    drop_result(call(libc::SYS_open, &[address(&*c_string(&path)?), 0]));
+    drop_result(call(libc::SYS_open, &[address(&c_string(&path)?), 0]));
     Ok(())
 }
 
@@ -599,10 +610,6 @@ fn dns(ip: IpAddr, port: u16, name: &OsStr, variant: &str) -> Result<()> {
         "connected" => {
             prepare("connect", to.call(libc::SYS_connect, socket))?;
             call(libc::SYS_sendto, &[socket, buffer, questions[0].len(), 0, 0, 0])
-        }
-        "write" => {
-            prepare("connect", to.call(libc::SYS_connect, socket))?;
-            call(libc::SYS_write, &[socket, buffer, questions[0].len()])
         }
         _ => bail!("no such way to send"),
     };
