@@ -254,7 +254,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             } else {
                 Output::None
             };
-            observe::observe(config, sensor, args.output.unwrap_or(default))
+            observe::observe(config, &sensor, args.output.unwrap_or(default))
         }
         Command::Run(args) => {
             let config = Config::load(

@@ -57,7 +57,7 @@ const SPOOL: &str = "spool";
 ///
 /// # Errors
 /// The sensor, the rules, the state directory or a listener cannot be had; each message says what to do.
-pub fn observe(config: Config, sensor: SensorConfig, output: Output) -> Result<ExitCode> {
+pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<ExitCode> {
     let shutdown = Shutdown::new().context("cannot prepare for signals")?;
     // Rules compile while the kernel verifies the programs: both take a while, and events wait in the rings.
     let paths = config.rules.clone();
@@ -65,7 +65,7 @@ pub fn observe(config: Config, sensor: SensorConfig, output: Output) -> Result<E
         .name("rules".to_owned())
         .spawn(move || packs::load_with_embedded(&paths))
         .context("cannot start a thread")?;
-    let sensor = Sensor::start(&sensor);
+    let sensor = Sensor::start(sensor);
     let loaded = rules.join().expect("the rules thread does not panic")?;
     let sensor = sensor?;
     report(&sensor, &loaded);

@@ -163,7 +163,7 @@ fn programs(config: &SensorConfig) -> Vec<Check> {
                         .map_or_else(String::new, |count| format!(", {count} instructions verified"));
                     check(&name, Status::Good, format!("attached to {}{verified}", outcome.hook))
                 }
-                other => check(
+                other @ (Attachment::LeftOut | Attachment::NoHook | Attachment::Refused(_)) => check(
                     &name,
                     Status::Less,
                     format!("{other}; its events will be missing, and reports say so"),

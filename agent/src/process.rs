@@ -181,6 +181,8 @@ pub struct Process {
     pub credentials: Credentials,
     /// Control group (v2).
     pub cgroup_id: u64,
+    /// Controlling terminal at exec, as in `/proc/PID/stat`; 0 when there is none.
+    pub tty: u32,
     depth: u16,
     start_is_exact: bool,
 }
@@ -290,19 +292,21 @@ impl ProcessTable {
     /// The process that a record comes from. One that is not known, or is another that had its pid, is made up from
     /// what the record says and what `/proc` still has.
     fn actor(&mut self, header: &Header) -> Arc<Process> {
-        if let Some(known) = self.processes.get(&header.pid) {
-            if known.is(header.start_ns) {
-                if known.start_is_exact {
-                    return Arc::clone(known);
-                }
-                let exact = Process {
-                    start_ns: header.start_ns,
-                    start_is_exact: true,
-                    exec_count: header.exec_count,
-                    ..Process::clone(known)
-                };
-                return self.insert(exact);
+        if let Some(known) = self
+            .processes
+            .get(&header.pid)
+            .filter(|known| known.is(header.start_ns))
+        {
+            if known.start_is_exact {
+                return Arc::clone(known);
             }
+            let exact = Process {
+                start_ns: header.start_ns,
+                start_is_exact: true,
+                exec_count: header.exec_count,
+                ..Process::clone(known)
+            };
+            return self.insert(exact);
         }
         self.counts.repaired += 1;
         let parent = self.processes.get(&header.ppid).map(Arc::clone);
@@ -318,6 +322,7 @@ impl ProcessTable {
                 cwd: Arc::clone(&self.root),
                 credentials: Credentials::of(header),
                 cgroup_id: header.cgroup_id,
+                tty: 0,
                 depth: 0,
                 start_is_exact: true,
             });
@@ -338,6 +343,7 @@ impl ProcessTable {
             exec_count: record.header.exec_count,
             credentials: Credentials::of(&record.header),
             cgroup_id: record.header.cgroup_id,
+            tty: exec.tty,
             ..Process::clone(actor)
         })
     }
@@ -360,6 +366,7 @@ impl ProcessTable {
             cwd: Arc::clone(&maker.cwd),
             credentials: Credentials::of(header),
             cgroup_id: header.cgroup_id,
+            tty: maker.tty,
             depth: parent.depth + 1,
             parent: Some(parent),
             start_is_exact: true,

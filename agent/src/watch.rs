@@ -194,7 +194,13 @@ fn tell_losses(
                 Loss::ProcessRingFull | Loss::FileRingFull => GapReason::RingFull,
                 Loss::ScopeFull => GapReason::TableEviction,
                 Loss::ProgramMissing => GapReason::HookMissing,
-                _ => GapReason::Unspecified,
+                Loss::DescriptorGone
+                | Loss::ReadFailed
+                | Loss::MessageSkipped
+                | Loss::PathCut
+                | Loss::ArgsCut
+                | Loss::EnvCut
+                | Loss::Deduplicated => GapReason::Unspecified,
             };
             gap(loss.name(), more, reason);
         }

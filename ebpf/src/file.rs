@@ -173,8 +173,8 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
             result: call.result as i32,
             argument,
             ..PathChange::default()
-        })
-    };
+        });
+    }
     // SAFETY: as above.
     let from = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
     append_passed(&mut record, call, (old_directory, old), from)?;
@@ -223,8 +223,8 @@ fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -
             result: call.result as i32,
             argument,
             ..PathChange::default()
-        })
-    };
+        });
+    }
     // SAFETY: as above.
     let members = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
     append_passed(&mut record, call, (directory, name), members)?;

@@ -131,6 +131,26 @@ impl Task {
         (mount_number, pid_number)
     }
 
+    /// Controlling terminal, as `/proc/PID/stat` numbers it (`new_encode_dev`, include/linux/kdev_t.h); 0 for none.
+    #[inline(always)]
+    pub(crate) fn tty(self) -> u32 {
+        // SAFETY: pointers of known BTF type, loaded from one another; a null one yields zeros.
+        let tty: *const u8 = unsafe { load(self.signal(), offset!(signal_tty)) };
+        if tty.is_null() {
+            return 0;
+        }
+        // SAFETY: as above.
+        let driver: *const u8 = unsafe { load(tty, offset!(tty_driver)) };
+        // SAFETY: as above.
+        let index: u32 = unsafe { load(tty, offset!(tty_index)) };
+        // SAFETY: as above.
+        let major: u32 = unsafe { load(driver, offset!(driver_major)) };
+        // SAFETY: as above.
+        let first: u32 = unsafe { load(driver, offset!(driver_minor)) };
+        let minor = first.wrapping_add(index);
+        (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+    }
+
     /// Working directory: its mount and its dentry.
     #[inline(always)]
     pub(crate) fn cwd(self) -> (u64, u64) {

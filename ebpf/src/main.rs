@@ -11,6 +11,19 @@
     unreachable_pub,
     reason = "the program macros make public functions of the entry points, with no room for documentation"
 )]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "registers and helper results are cut to the width that the kernel gives them; checks cost instructions"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the program macros pass the context by value"
+)]
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the place of a member and the access to it are one act, proved by one sentence"
+)]
 
 mod emit;
 mod file;

@@ -73,6 +73,11 @@ offsets! {
     cred_capabilities = "cred" "cap_effective";
     signal_live = "signal_struct" "live.counter";
     signal_group_exit_code = "signal_struct" "group_exit_code";
+    signal_tty = "signal_struct" "tty";
+    tty_driver = "tty_struct" "driver";
+    tty_index = "tty_struct" "index";
+    driver_major = "tty_driver" "major";
+    driver_minor = "tty_driver" "minor_start";
     nsproxy_mount = "nsproxy" "mnt_ns";
     nsproxy_pid = "nsproxy" "pid_ns_for_children";
     mount_namespace_number = "mnt_namespace" "ns.inum";

@@ -65,6 +65,7 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         } else {
             args_bytes as u32
         },
+        tty: task.tty(),
         ..Exec::default()
     };
     // SAFETY: the body lies in scratch memory.

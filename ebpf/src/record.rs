@@ -234,6 +234,10 @@ pub struct Exec {
     pub pid_namespace: u32,
     /// Bytes of the arguments before they were cut.
     pub args_bytes: u32,
+    /// Controlling terminal, as in `/proc/PID/stat`; 0 when there is none.
+    pub tty: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Executable: components from leaf to root, each NUL-terminated.
     pub executable: Span,
     /// Working directory, likewise.

@@ -220,8 +220,8 @@ fields! {
     ProcCwd: "proc.cwd", Path, None, Single, ALL, Now, "Working directory";
     ProcPid: "proc.pid", Number, None, Single, ALL, Now, "Process id";
     ProcPpid: "proc.ppid", Number, None, Single, ALL, Now, "Process id of the parent";
-    ProcVpid: "proc.vpid", Number, None, Single, ALL, Now, "Process id in the process's own pid namespace";
-    ProcPvpid: "proc.pvpid", Number, None, Single, ALL, Now, "Parent's process id in its own pid namespace";
+    ProcVpid: "proc.vpid", Number, None, Single, ALL, Later, "Process id in the process's own pid namespace";
+    ProcPvpid: "proc.pvpid", Number, None, Single, ALL, Later, "Parent's process id in its own pid namespace";
     ProcPname: "proc.pname", Text, None, Single, ALL, Now, "Name of the parent";
     ProcPexe: "proc.pexe", Text, None, Single, ALL, Now, "Zeroth argument of the parent";
     ProcPexepath: "proc.pexepath", Path, None, Single, ALL, Now, "Absolute path of the parent's executable";
@@ -235,9 +235,9 @@ fields! {
     ProcEnv: "proc.env", Text, OptionalKey, Single, ALL, Now, "Environment variable by name, such as `proc.env[LD_PRELOAD]` (allow-listed names only); without a name all of them";
     ProcScript: "proc.script", Path, None, Single, ALL, Now, "Path of the script, when the program is an interpreter that runs one";
     ProcNlink: "proc.nlink", Number, None, Single, ALL, Now, "Number of links to the executable when it was started; 0 when it had been deleted";
-    ProcIsExeWritable: "proc.is_exe_writable", Flag, None, Single, ALL, Now, "Whether the user who runs the executable may write to it";
-    ProcIsExeUpperLayer: "proc.is_exe_upper_layer", Flag, None, Single, ALL, Now, "Whether the executable is in the upper layer of an overlay file system";
-    ProcIsExeLowerLayer: "proc.is_exe_lower_layer", Flag, None, Single, ALL, Now, "Whether the executable is in a lower layer of an overlay file system";
+    ProcIsExeWritable: "proc.is_exe_writable", Flag, None, Single, ALL, Later, "Whether the user who runs the executable may write to it";
+    ProcIsExeUpperLayer: "proc.is_exe_upper_layer", Flag, None, Single, ALL, Later, "Whether the executable is in the upper layer of an overlay file system";
+    ProcIsExeLowerLayer: "proc.is_exe_lower_layer", Flag, None, Single, ALL, Later, "Whether the executable is in a lower layer of an overlay file system";
     ProcIsExeFromMemfd: "proc.is_exe_from_memfd", Flag, None, Single, ALL, Now, "Whether the executable is in anonymous memory";
     ProcExeIno: "proc.exe_ino", Number, None, Single, ALL, Now, "Inode number of the executable";
     ProcExeInoCtime: "proc.exe_ino.ctime", Number, None, Single, ALL, Later, "When the inode of the executable was last changed";
@@ -248,8 +248,8 @@ fields! {
     ProcPpidDuration: "proc.ppid.duration", Number, None, Single, ALL, Now, "Nanoseconds since the parent was started";
     ProcPidTs: "proc.pid.ts", Number, None, Single, ALL, Now, "When the process was started, in nanoseconds since 1970";
     ProcPpidTs: "proc.ppid.ts", Number, None, Single, ALL, Now, "When the parent was started, in nanoseconds since 1970";
-    ProcSid: "proc.sid", Number, None, Single, ALL, Now, "Session id";
-    ProcSname: "proc.sname", Text, None, Single, ALL, Now, "Name of the session leader";
+    ProcSid: "proc.sid", Number, None, Single, ALL, Later, "Session id";
+    ProcSname: "proc.sname", Text, None, Single, ALL, Later, "Name of the session leader";
     ProcSidExe: "proc.sid.exe", Text, None, Single, ALL, Later, "Zeroth argument of the session leader";
     ProcSidExepath: "proc.sid.exepath", Path, None, Single, ALL, Later, "Executable of the session leader";
     ProcVpgid: "proc.vpgid", Number, None, Single, ALL, Later, "Process group in the process's own pid namespace";
@@ -300,7 +300,7 @@ fields! {
     GroupGid: "group.gid", Number, None, Single, ALL, Now, "Group id";
     GroupName: "group.name", Text, None, Single, ALL, Now, "Name of the group on the host";
     FdName: "fd.name", Path, None, Single, FD, Now, "Absolute path of a file, or `lip:lport->rip:rport` of a socket";
-    FdNameraw: "fd.nameraw", Text, None, Single, OPEN, Now, "Path as it was given to the call";
+    FdNameraw: "fd.nameraw", Text, None, Single, OPEN, Later, "Path as it was given to the call";
     FdDirectory: "fd.directory", Path, None, Single, OPEN, Now, "Directory of the file";
     FdFilename: "fd.filename", Text, None, Single, OPEN, Now, "Name of the file within its directory";
     FdNum: "fd.num", Number, None, Single, FD, Now, "Descriptor number";
@@ -348,7 +348,7 @@ fields! {
     FdIsServer: "fd.is_server", Flag, None, Single, SOCKET, Now, "Whether this end is the server";
     FdIsClient: "fd.is_client", Flag, None, Single, SOCKET, Later, "Whether this end is the client";
     FsPathName: "fs.path.name", Path, None, Single, PATH, Now, "Absolute path the call works on";
-    FsPathNameraw: "fs.path.nameraw", Text, None, Single, PATH, Now, "Path as it was given to the call";
+    FsPathNameraw: "fs.path.nameraw", Text, None, Single, PATH, Later, "Path as it was given to the call";
     FsPathSource: "fs.path.source", Path, None, Single, RENAME, Now, "Absolute path before a rename";
     FsPathSourceraw: "fs.path.sourceraw", Text, None, Single, RENAME, Later, "Path before a rename, as it was given to the call";
     FsPathTarget: "fs.path.target", Path, None, Single, RENAME, Now, "Absolute path after a rename";

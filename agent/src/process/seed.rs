@@ -48,6 +48,7 @@ pub(super) fn process(pid: u32) -> Option<Process> {
         cwd: link("cwd").as_os_str().as_bytes().into(),
         credentials: credentials(&read("status")),
         cgroup_id: 0,
+        tty: stat.tty,
         depth: 0,
         start_is_exact: false,
     })
@@ -58,6 +59,7 @@ pub(super) fn process(pid: u32) -> Option<Process> {
 struct Stat {
     name: Vec<u8>,
     ppid: u32,
+    tty: u32,
     start_ticks: u64,
 }
 
@@ -68,13 +70,15 @@ impl Stat {
         let close = memchr::memrchr(b')', text)?;
         let name = text.get(open + 1..close)?.to_vec();
         let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-        // Field 3 comes first here; the parent is field 4, the start field 22 (proc_pid_stat(5)).
+        // Field 3 comes first here; the parent is field 4, the terminal 7, the start 22 (proc_pid_stat(5)).
         let mut fields = rest.split_ascii_whitespace().skip(1);
         let ppid = fields.next()?.parse().ok()?;
-        let start_ticks = fields.nth(17)?.parse().ok()?;
+        let tty = fields.nth(2)?.parse().ok()?;
+        let start_ticks = fields.nth(14)?.parse().ok()?;
         Some(Self {
             name,
             ppid,
+            tty,
             start_ticks,
         })
     }
@@ -111,13 +115,14 @@ mod tests {
 
     #[test]
     fn stat_names_may_hold_anything() {
-        let line = b"42 (a) (b) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 10";
+        let line = b"42 (a) (b) S 7 42 42 34816 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 10";
         let stat = Stat::parse(line).unwrap();
         assert_eq!(
             stat,
             Stat {
                 name: b"a) (b".to_vec(),
                 ppid: 7,
+                tty: 34816,
                 start_ticks: 12345
             }
         );

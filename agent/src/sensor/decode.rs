@@ -220,7 +220,7 @@ mod tests {
         ];
         for (base, name, expected) in cases {
             let data = [base, name].concat();
-            let (base, name) = (base.len() as u16, name.len() as u16);
+            let (base, name) = (u16::try_from(base.len()).unwrap(), u16::try_from(name.len()).unwrap());
             let bytes = record_of(Kind::Unlink, PathChange::default().as_bytes(), &data);
             let record = decode(&bytes).unwrap();
             assert_eq!(record.passed_path(span(0, base), span(base, name)), expected);
@@ -256,7 +256,7 @@ mod tests {
         }
         let unknown = Header {
             kind: 99,
-            len: 104,
+            len: u32::try_from(size_of::<Header>()).unwrap(),
             ..Header::default()
         };
         assert_eq!(decode(unknown.as_bytes()).err(), Some(DecodeError::Kind(99)));
@@ -272,7 +272,7 @@ mod tests {
             let mut bytes = bytes;
             if patch && bytes.len() >= 40 {
                 bytes[32..34].copy_from_slice(&kind.to_ne_bytes());
-                let len = bytes.len() as u32;
+                let len = u32::try_from(bytes.len()).unwrap();
                 bytes[36..40].copy_from_slice(&len.to_ne_bytes());
             }
             if let Ok(record) = decode(&bytes) {
