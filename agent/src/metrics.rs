@@ -28,7 +28,7 @@ pub struct Metrics {
     alerts: Family<One, Counter>,
     programs: Family<Two, Gauge>,
     rules: Family<One, Gauge>,
-    /// Time from the kernel's record to the decoded event.
+    /// Time from the kernel's record to its handling, for the newest record of each batch.
     pub event_lag: Histogram,
     /// Items that did not fit into the queue before the spool.
     pub queue_drops: Counter,
@@ -167,7 +167,7 @@ impl Metrics {
         registry.register("rules", "Loaded rules by state (active, inactive)", self.rules.clone());
         registry.register_with_unit(
             "event_lag",
-            "Time from the kernel's record to the decoded event",
+            "Time from the kernel's record to its handling, for the newest record of each batch",
             Unit::Seconds,
             self.event_lag.clone(),
         );

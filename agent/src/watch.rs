@@ -123,6 +123,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
         if !ending {
             sensor.wait(HOUSEKEEPING);
         }
+        let mut newest_ns = None;
         let drained = sensor.drain(BATCH, |bytes| {
             watched.records += 1;
             let Ok(record) = decode::decode(bytes) else {
@@ -130,6 +131,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
                 watch.counters.undecodable.inc();
                 return;
             };
+            newest_ns = Some(record.header.time_ns);
             watch.counters.events[usize::from(record.header.kind) - 1].inc();
             let process = watch.processes.apply(&record);
             let Some(event) = Event::of(&record, process, watched.records, watch.processes, &host, &names) else {
@@ -146,6 +148,17 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
                 );
             });
         });
+        if let Some(newest_ns) = newest_ns {
+            // Once for each batch: a histogram costs more than a match.
+            let lag = u64::try_from(clock_ns(libc::CLOCK_BOOTTIME))
+                .unwrap_or(0)
+                .saturating_sub(newest_ns);
+            watch
+                .counters
+                .metrics
+                .event_lag
+                .observe(Duration::from_nanos(lag).as_secs_f64());
+        }
         if housekeeping.elapsed() >= HOUSEKEEPING {
             housekeeping = Instant::now();
             let now = SystemTime::now();
@@ -282,12 +295,14 @@ fn names_changed() -> [Option<SystemTime>; 2] {
 
 /// Wall time minus time since boot, in nanoseconds.
 fn boot_to_wall_ns() -> i64 {
-    let read = |clock| {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is valid for writes.
-        let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
-        assert_eq!(status, 0, "the kernel has both clocks: {}", io::Error::last_os_error());
-        time.tv_sec * 1_000_000_000 + time.tv_nsec
-    };
-    read(libc::CLOCK_REALTIME) - read(libc::CLOCK_BOOTTIME)
+    clock_ns(libc::CLOCK_REALTIME) - clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// A clock, in nanoseconds.
+fn clock_ns(clock: libc::clockid_t) -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes.
+    let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(status, 0, "the kernel has this clock: {}", io::Error::last_os_error());
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
