@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use crate::{DECOY_RULES, agent_path, collector_path, until};
 
+/// Lines of its output that a process leaves behind when its test fails.
+const LINES_SHOWN: usize = 40;
+
 /// A process whose output goes to files.
 pub struct Running {
     child: Child,
@@ -125,16 +128,19 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let stderr = self.stderr();
-            let tail: Vec<&str> = stderr.lines().rev().take(40).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            // Captured by the test's own output.
-            drop(writeln!(
-                std::io::stderr(),
-                "standard error of process {}:\n{}",
-                self.child.id(),
-                tail.join("\n")
-            ));
+            for (stream, text) in [
+                ("output", String::from_utf8_lossy(&self.stdout()).into_owned()),
+                ("error", self.stderr()),
+            ] {
+                let lines: Vec<&str> = text.lines().collect();
+                let last = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+                drop(writeln!(
+                    std::io::stderr(),
+                    "standard {stream} of process {}:\n{}",
+                    self.child.id(),
+                    last.join("\n")
+                ));
+            }
         }
         // It may have ended already.
         let _ended = self.child.kill();
@@ -247,6 +253,26 @@ impl Agent {
             .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
             .collect()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(metrics) = get(self.http, "/metrics")
+        {
+            // What was lost decides whether the test or the host failed.
+            let telling: Vec<&str> = metrics
+                .lines()
+                .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
+                .collect();
+            drop(writeln!(
+                std::io::stderr(),
+                "metrics of process {}:\n{}",
+                self.running.pid(),
+                telling.join("\n")
+            ));
+        }
     }
 }
 
