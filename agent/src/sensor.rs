@@ -70,7 +70,7 @@ pub struct Sensor {
     scope: HashMap<MapData, u32, u32>,
     outcomes: Vec<Outcome>,
     /// Keeps programs and links alive; dropping it detaches them.
-    _loaded: Loaded,
+    loaded: Option<Loaded>,
 }
 
 impl Sensor {
@@ -95,7 +95,7 @@ impl Sensor {
             counters: loaded.counters()?,
             scope: loaded.scope()?,
             outcomes,
-            _loaded: loaded,
+            loaded: Some(loaded),
         })
     }
 
@@ -114,6 +114,11 @@ impl Sensor {
             map: "SCOPE",
             reason: error.to_string(),
         })
+    }
+
+    /// Detaches every program. What they wrote until now stays to be drained, and what they lost to be read.
+    pub fn detach(&mut self) {
+        self.loaded = None;
     }
 
     /// Waits until there are records, at most `limit`. Naps while records keep coming, sleeps until woken when none do.

@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     path::Path,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -31,6 +32,9 @@ const BATCH: usize = 4096;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long to go on reading after the end was asked for, if records keep coming.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// So many looks at empty rings end the drain.
+const QUIET_ROUNDS: u32 = 3;
 
 /// What the straight line needs beside the sensor.
 pub struct Watch<'a> {
@@ -118,9 +122,12 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
     let mut housekeeping = Instant::now();
     let mut gap_from = SystemTime::now();
     let mut deadline: Option<Instant> = None;
+    let mut quiet = 0;
     loop {
         let ending = ended();
-        if !ending {
+        if ending {
+            sensor.detach();
+        } else {
             sensor.wait(HOUSEKEEPING);
         }
         let mut newest_ns = None;
@@ -171,9 +178,13 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             }
         }
         if ending {
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
-            if drained == 0 || Instant::now() >= deadline {
+            // A record may be under way on another processor when its program is detached: look again before the end.
+            quiet = if drained == 0 { quiet + 1 } else { 0 };
+            if quiet >= QUIET_ROUNDS || Instant::now() >= *deadline.get_or_insert_with(|| Instant::now() + DRAIN_MAX) {
                 break;
+            }
+            if drained == 0 {
+                thread::sleep(Duration::from_millis(1));
             }
         }
     }

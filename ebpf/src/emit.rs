@@ -143,6 +143,28 @@ impl<B> Record<B> {
             .wrapping_sub(unsafe { read_volatile(&raw const (*self.scratch).mark) })
     }
 
+    /// Whether the part begins with this byte.
+    #[inline(always)]
+    pub(crate) fn part_begins_with(&self, byte: u8) -> bool {
+        // SAFETY: a valid per-CPU value.
+        let mark = unsafe { read_volatile(&raw const (*self.scratch).mark) };
+        if mark >= DATA_MAX {
+            return false;
+        }
+        // SAFETY: less than `DATA_MAX` beyond the fixed part.
+        let first = unsafe { read_volatile(self.scratch.cast::<u8>().add(Self::FIXED + mark as usize)) };
+        first == byte
+    }
+
+    /// Appends a component that says: what is above this one is not carried.
+    #[inline(always)]
+    pub(crate) fn ellipsis(&self) {
+        let Some(to) = self.next() else { return };
+        // SAFETY: `to` has `READ_MAX` bytes behind it.
+        unsafe { to.cast::<[u8; 4]>().write_unaligned(*b"...\0") };
+        self.set_used(self.used() + 4);
+    }
+
     /// Ends a part: writes down where it lies, in a member of the body.
     #[inline(always)]
     pub(crate) fn end(&self, member: *mut Span) {

@@ -6,7 +6,12 @@ use crate::{
     kernel::{Call, read},
     offset, path,
 };
-use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::PerCpuArray};
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use core::ptr::{read_volatile, write_volatile};
 use staghound_ebpf::{
     Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, SYSCALLS_MAX, Span,
 };
@@ -29,14 +34,20 @@ struct RecentOpen {
     mount: u64,
     /// Thread group and exec count: an open by another image is another event.
     who: u64,
-    /// Hash of the name, so that a rename makes it another file; and how it was opened.
+    /// Hash of the name, and how it was opened.
     how: u64,
+    /// Renames until then: after one, any path may lead elsewhere.
+    renames: u64,
     reported_ns: u64,
     suppressed: u64,
 }
 
 #[map]
 static RECENT: PerCpuArray<RecentOpen> = PerCpuArray::with_max_entries(RECENT_OPENS, 0);
+
+/// Element 0 counts renames that succeeded. Two at once may count as one; that it changed is what matters.
+#[map]
+static RENAMES: Array<u64> = Array::with_max_entries(1, 0);
 
 /// `open`, `openat`, `openat2`, `creat`, `open_by_handle_at`: the descriptor leads to what was really opened.
 #[inline(always)]
@@ -95,11 +106,17 @@ fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> R
     let Some(slot) = RECENT.get_ptr_mut((mixed >> 40) as u32 & (RECENT_OPENS - 1)) else {
         return Recent::Due(0);
     };
+    let Some(renames) = RENAMES.get_ptr(0) else {
+        return Recent::Due(0);
+    };
+    // SAFETY: a valid map value.
+    let renames = unsafe { read_volatile(renames) };
     // SAFETY: has no preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: a valid per-CPU map value, and programs behind sys_exit do not nest.
     let slot = unsafe { &mut *slot };
-    let same = slot.dentry == dentry && slot.mount == mount && slot.who == who && slot.how == how;
+    let same =
+        slot.dentry == dentry && slot.mount == mount && slot.who == who && slot.how == how && slot.renames == renames;
     if same && now.wrapping_sub(slot.reported_ns) < DEDUPE_NS {
         slot.suppressed += 1;
         count(Loss::Deduplicated);
@@ -111,6 +128,7 @@ fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> R
         mount,
         who,
         how,
+        renames,
         reported_ns: now,
         suppressed: 0,
     };
@@ -133,16 +151,29 @@ fn append_passed(
     if record.user_string(address, NAME_BYTES_MAX as u32) == 0 {
         return Err(Loss::ReadFailed);
     }
+    let absolute = record.part_begins_with(b'/');
     record.end(name);
-    let (mount, dentry) = if directory == CWD {
+    // An absolute path begins at the root of the process, which chroot(2) may have moved.
+    let (mount, dentry) = if absolute {
+        call.task.root()
+    } else if directory == CWD {
         call.task.cwd()
     } else if let Ok(file) = call.task.file(directory as u32) {
         (file.mount()?, file.dentry()?)
     } else {
-        // An absolute path may come with any descriptor, so one that leads nowhere is no loss.
+        // A directory that does not exist: the call failed, and says so.
         return Ok(());
     };
     path::append(record, mount, dentry, base)
+}
+
+/// Whether a call failed because of what it was given, so that there is nothing to tell of.
+#[inline(always)]
+pub(crate) fn was_nonsense(call: &Call) -> bool {
+    const EBADF: i64 = -9;
+    const EFAULT: i64 = -14;
+    const ENOTSOCK: i64 = -88;
+    call.result == EBADF || call.result == EFAULT || call.result == ENOTSOCK
 }
 
 /// What the table says of this call; the tail-called programs serve several.
@@ -156,6 +187,15 @@ pub(crate) fn action(call: &Call) -> u16 {
 /// `rename`, `renameat`, `renameat2`.
 #[inline(always)]
 pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
+    if was_nonsense(call) {
+        return Ok(());
+    }
+    if call.result == 0
+        && let Some(renames) = RENAMES.get_ptr_mut(0)
+    {
+        // SAFETY: a valid map value.
+        unsafe { write_volatile(renames, read_volatile(renames).wrapping_add(1)) };
+    }
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(Kind::Rename, record.header()) };
@@ -213,6 +253,9 @@ pub(crate) fn chmod(call: &Call) -> Result<(), Loss> {
 
 #[inline(always)]
 fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -> Result<(), Loss> {
+    if was_nonsense(call) {
+        return Ok(());
+    }
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(kind, record.header()) };
@@ -233,6 +276,9 @@ fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -
 
 #[inline(always)]
 fn chmod_descriptor(call: &Call) -> Result<(), Loss> {
+    if was_nonsense(call) {
+        return Ok(());
+    }
     let file = call.task.file(call.first() as u32)?;
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.

@@ -154,11 +154,22 @@ impl Task {
     /// Working directory: its mount and its dentry.
     #[inline(always)]
     pub(crate) fn cwd(self) -> (u64, u64) {
+        self.directory(offset!(fs_pwd))
+    }
+
+    /// Root directory, likewise.
+    #[inline(always)]
+    pub(crate) fn root(self) -> (u64, u64) {
+        self.directory(offset!(fs_root))
+    }
+
+    #[inline(always)]
+    fn directory(self, path: usize) -> (u64, u64) {
         let fs: *const u8 = self.get(offset!(task_fs));
         // SAFETY: `fs` has a known BTF type, and `path` is embedded in it.
-        let mount = unsafe { load::<u64>(fs, offset!(fs_pwd) + offset!(path_mount)) };
+        let mount = unsafe { load::<u64>(fs, path + offset!(path_mount)) };
         // SAFETY: as above.
-        let dentry = unsafe { load::<u64>(fs, offset!(fs_pwd) + offset!(path_dentry)) };
+        let dentry = unsafe { load::<u64>(fs, path + offset!(path_dentry)) };
         (mount, dentry)
     }
 

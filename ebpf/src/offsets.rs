@@ -87,6 +87,7 @@ offsets! {
     mm_env_start = "mm_struct" "env_start";
     mm_env_end = "mm_struct" "env_end";
     fs_pwd = "fs_struct" "pwd";
+    fs_root = "fs_struct" "root";
     path_mount = "path" "mnt";
     path_dentry = "path" "dentry";
     files_table = "files_struct" "fdt";

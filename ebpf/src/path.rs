@@ -37,7 +37,9 @@ pub(crate) fn append<B>(record: &mut Record<B>, vfs_mount: u64, dentry: u64, mem
         }
         let parent: u64 = read(dentry, offset!(dentry_parent))?;
         let name: u64 = read(dentry, offset!(dentry_name))?;
-        record.kernel_string(name, COMPONENT_BYTES_MAX);
+        if record.kernel_string(name, COMPONENT_BYTES_MAX) == 0 {
+            record.flag(flags::FAULT);
+        }
         if parent == dentry {
             record.flag(flags::DETACHED);
             record.end(member);
@@ -45,6 +47,8 @@ pub(crate) fn append<B>(record: &mut Record<B>, vfs_mount: u64, dentry: u64, mem
         }
         dentry = parent;
     }
+    // Without a sign, components that somebody chose would pose as a path from the root.
+    record.ellipsis();
     cut(record, flags::PATH_CUT);
     record.end(member);
     Ok(())

@@ -13,7 +13,7 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
     programs::BtfTracePointContext,
 };
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 use staghound_ebpf::{
     ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, EnvName,
     Exec, Exit, Fork, Header, Kind, Loss, NAME_BYTES_MAX, Ring, flags,
@@ -21,7 +21,12 @@ use staghound_ebpf::{
 
 /// One environment variable being looked at, aligned so that its name can be compared by words.
 #[repr(C, align(8))]
-pub(crate) struct Variable([u64; ENV_VALUE_BYTES_MAX / 8]);
+pub(crate) struct Variable {
+    text: [u64; ENV_VALUE_BYTES_MAX / 8],
+    /// 1 when the text goes on a variable that was too long for one read: no name begins here. Kept here for the
+    /// verifier's sake, like the length of a record.
+    continued: u64,
+}
 
 /// Allow-listed names by their first four bytes; the agent fills it before anything is attached.
 #[map]
@@ -126,15 +131,20 @@ fn append_env(record: &mut Record<Exec>, task: Task) {
             record.flag(flags::FAULT);
             return;
         }
-        if is_listed(variable) {
+        // SAFETY: a valid per-CPU value.
+        let continued = unsafe { read_volatile(&raw const (*variable).continued) };
+        if continued == 0 && is_listed(variable) {
             if record.part_len() >= (ENV_BYTES_MAX - ENV_VALUE_BYTES_MAX) as u32 {
                 break;
             }
             record.user_string(at, ENV_VALUE_BYTES_MAX as u32);
         }
-        if read as usize == ENV_VALUE_BYTES_MAX {
+        let full = read as usize == ENV_VALUE_BYTES_MAX;
+        if full {
             record.flag(flags::ENV_CUT);
         }
+        // SAFETY: a valid per-CPU value.
+        unsafe { write_volatile(&raw mut (*variable).continued, u64::from(full)) };
         at += read as u64;
     }
     cut(record, flags::ENV_CUT);

@@ -85,8 +85,19 @@ fn take_passed(address: u64, body: &mut Socket) -> bool {
     };
     let family = u16::from_ne_bytes([head[0], head[1]]);
     if family == AF_INET {
+        let address = [head[4], head[5], head[6], head[7]];
         body.remote = [0; 16];
-        put_v4(&mut body.remote, [head[4], head[5], head[6], head[7]]);
+        if body.family == AF_INET6 {
+            // Into a record of the other family it goes as the kernel would map it.
+            body.remote[10] = 0xff;
+            body.remote[11] = 0xff;
+            body.remote[12] = address[0];
+            body.remote[13] = address[1];
+            body.remote[14] = address[2];
+            body.remote[15] = address[3];
+        } else {
+            put_v4(&mut body.remote, address);
+        }
     } else if family == AF_INET6 {
         let Some(remote) = read_user::<[u8; 16]>(address + 8) else {
             return false;
@@ -112,6 +123,9 @@ pub(crate) fn state(call: &Call) -> Result<(), Loss> {
     };
     let connect = action == Action::Connect as u16;
     if call.result < 0 && !connect {
+        return Ok(());
+    }
+    if file::was_nonsense(call) {
         return Ok(());
     }
     let Some(sock) = sock(call, descriptor)? else {
@@ -174,8 +188,8 @@ pub(crate) fn send(call: &Call) -> Result<(), Loss> {
         ..Socket::default()
     };
     describe(sock, body)?;
-    let connected = body.remote_port != 0;
-    if body.protocol != IPPROTO_UDP || (connected && body.remote_port != DNS_PORT) {
+    let peer_port = body.remote_port;
+    if body.protocol != IPPROTO_UDP {
         return Ok(());
     }
     // SAFETY: as above.
@@ -198,12 +212,14 @@ pub(crate) fn send(call: &Call) -> Result<(), Loss> {
         } else {
             message(call.second() + u64::from(index) * MMSGHDR_BYTES).ok_or(Loss::ReadFailed)?
         };
-        if !connected {
-            let passed = message.address != 0 && take_passed(message.address, body);
-            if !passed || body.remote_port != DNS_PORT {
+        // An address that is passed goes before the peer of a connected socket.
+        if message.address != 0 {
+            if !take_passed(message.address, body) || body.remote_port != DNS_PORT {
                 continue;
             }
             record.flag(flags::ADDRESS_PASSED);
+        } else if peer_port != DNS_PORT {
+            continue;
         }
         record.restart();
         record.begin();

@@ -127,22 +127,26 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A path that was passed to a system call, made absolute by the directory it starts from and freed of `.`, `..` and
-    /// empty components. Symbolic links in it are not followed: the kernel does not tell where they led.
+    /// A path that was passed to a system call, joined with the directory it starts from (for an absolute one the
+    /// process's root) and freed of `.`, `..` and empty components. Symbolic links in it are not followed: the kernel does
+    /// not tell where they led.
     #[must_use]
     pub fn passed_path(&self, base: Span, name: Span) -> Vec<u8> {
         let name = self.text(name);
         let mut path = Vec::with_capacity(usize::from(base.len) + name.len() + 1);
-        if !name.starts_with(b"/") {
-            self.walked_path(base, &mut path);
-            if path == b"/" {
-                path.clear();
-            }
+        self.walked_path(base, &mut path);
+        if path == b"/" {
+            path.clear();
         }
+        // `..` does not lead above the root of the process.
+        let root = if name.starts_with(b"/") { path.len() } else { 0 };
         for component in name.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => {}
-                b".." => path.truncate(path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
+                b".." => {
+                    let parent = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                    path.truncate(parent.max(root));
+                }
                 _ => {
                     path.push(b'/');
                     path.extend_from_slice(component);
@@ -208,9 +212,10 @@ mod tests {
 
     #[test]
     fn passed_paths_are_made_absolute() {
-        let cases: [(&[u8], &[u8], &[u8]); 8] = [
+        let cases: [(&[u8], &[u8], &[u8]); 9] = [
             (b"src\0home\0", b"a.c\0", b"/home/src/a.c"),
-            (b"src\0home\0", b"/etc//./passwd\0", b"/etc/passwd"),
+            (b"", b"/etc//./passwd\0", b"/etc/passwd"),
+            (b"jail\0srv\0", b"/etc/../../passwd\0", b"/srv/jail/passwd"),
             (b"src\0home\0", b"../../../x\0", b"/x"),
             (b"src\0home\0", b"./\0", b"/home/src"),
             (b"src\0home\0", b"\0", b"/home/src"),

@@ -254,7 +254,12 @@ impl Loaded {
             )));
         }
         let settings = settings(config);
-        let syscalls = syscalls::table();
+        let left_out: Vec<Action> = PROGRAMS
+            .iter()
+            .filter(|program| config.without.iter().any(|name| name == program.name))
+            .flat_map(|program| program.actions.iter().copied())
+            .collect();
+        let syscalls = syscalls::table(&left_out);
         let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
         // Each of these three reads all of the kernel's type information, one of them inside aya, where it cannot be
         // turned off: so side by side.
