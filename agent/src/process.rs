@@ -193,6 +193,13 @@ impl Process {
         std::iter::successors(self.parent.as_deref(), |ancestor| ancestor.parent.as_deref())
     }
 
+    /// Identity that survives reuse of the pid, and is the same before and after the process was first heard of: pid and
+    /// start, the latter in ticks because `/proc` knows no better.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{}-{}", self.pid, self.start_ns / TICK_NS)
+    }
+
     fn is(&self, start_ns: u64) -> bool {
         self.start_ns == start_ns || (!self.start_is_exact && self.start_ns / TICK_NS == start_ns / TICK_NS)
     }
@@ -309,7 +316,12 @@ impl ProcessTable {
             return self.insert(exact);
         }
         self.counts.repaired += 1;
-        let parent = self.processes.get(&header.ppid).map(Arc::clone);
+        // Parents are older than their children, new ones by the kernel too; one that is younger was given the pid later.
+        let parent = self
+            .processes
+            .get(&header.ppid)
+            .filter(|parent| parent.start_ns < header.start_ns)
+            .map(Arc::clone);
         let mut process = seed::process(header.pid)
             .filter(|process| process.start_ns / TICK_NS == header.start_ns / TICK_NS)
             .unwrap_or_else(|| Process {
@@ -449,6 +461,466 @@ impl ProcessTable {
                 depth,
                 ..process
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sensor::decode::decode;
+    use proptest::prelude::*;
+    use staghound_ebpf::{Chdir, Exit, Kind, Open, Span};
+    use zerocopy::IntoBytes as _;
+
+    /// Above `PID_MAX_LIMIT`, so that `/proc` never has the processes of these tests.
+    const PIDS: u32 = 5_000_000;
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    /// A process as the kernel names it: pid (above [`PIDS`]) and start.
+    type Id = (u32, u64);
+
+    /// A table, and the clock of its records.
+    #[derive(Default)]
+    struct Told {
+        table: ProcessTable,
+        now_ns: u64,
+    }
+
+    impl Told {
+        fn record(&mut self, (pid, start_ns): Id, kind: Kind, ppid: u32, body: &[u8], data: &[u8]) -> Arc<Process> {
+            self.now_ns += 1;
+            let mut header = Header {
+                time_ns: self.now_ns,
+                start_ns,
+                kind: kind as u16,
+                len: u32::try_from(size_of::<Header>() + body.len() + data.len()).unwrap(),
+                pid: PIDS + pid,
+                tid: PIDS + pid,
+                ppid: PIDS + ppid,
+                login_uid: u32::MAX,
+                ..Header::default()
+            };
+            header.comm[..5].copy_from_slice(b"heard");
+            let bytes = [header.as_bytes(), body, data].concat();
+            self.table.apply(&decode(&bytes).unwrap())
+        }
+
+        fn fork(&mut self, maker: Id, child: Id) -> Arc<Process> {
+            self.fork_for(maker, child, maker.0)
+        }
+
+        /// As with `CLONE_PARENT`: the child's parent is not its maker.
+        fn fork_for(&mut self, maker: Id, child: Id, ppid: u32) -> Arc<Process> {
+            let body = Fork {
+                child_start_ns: child.1,
+                child_pid: PIDS + child.0,
+                child_ppid: PIDS + ppid,
+                ..Fork::default()
+            };
+            self.record(maker, Kind::Fork, 0, body.as_bytes(), b"")
+        }
+
+        /// Executes `/bin/NAME` in `/NAME`.
+        fn exec(&mut self, id: Id, name: &str) -> Arc<Process> {
+            let mut data = Vec::new();
+            let mut add = |text: String| {
+                let offset = u16::try_from(data.len()).unwrap();
+                data.extend_from_slice(text.as_bytes());
+                Span {
+                    offset,
+                    len: u16::try_from(text.len()).unwrap(),
+                }
+            };
+            let body = Exec {
+                executable: add(format!("{name}\0bin\0")),
+                cwd: add(format!("{name}\0")),
+                args: add(format!("{name}\0-v\0")),
+                ..Exec::default()
+            };
+            self.record(id, Kind::Exec, 0, body.as_bytes(), &data)
+        }
+
+        fn chdir(&mut self, id: Id, name: &str) -> Arc<Process> {
+            let len = u16::try_from(name.len() + 1).unwrap();
+            let body = Chdir {
+                path: Span { offset: 0, len },
+                reserved: 0,
+            };
+            self.record(id, Kind::Chdir, 0, body.as_bytes(), format!("{name}\0").as_bytes())
+        }
+
+        fn open(&mut self, id: Id) -> Arc<Process> {
+            self.open_under(id, 0)
+        }
+
+        fn open_under(&mut self, id: Id, ppid: u32) -> Arc<Process> {
+            self.record(id, Kind::Open, ppid, Open::default().as_bytes(), b"")
+        }
+
+        fn exit(&mut self, id: Id) -> Arc<Process> {
+            self.record(id, Kind::Exit, 0, Exit::default().as_bytes(), b"")
+        }
+
+        fn get(&self, pid: u32) -> Option<&Arc<Process>> {
+            self.table.get(PIDS + pid)
+        }
+    }
+
+    fn id(process: &Process) -> Id {
+        (process.pid - PIDS, process.start_ns)
+    }
+
+    fn ancestors(process: &Process) -> Vec<Id> {
+        process.ancestors().map(id).collect()
+    }
+
+    fn text(bytes: &[u8]) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_process_stays_itself_from_fork_to_exit() {
+        let mut told = Told::default();
+        told.exec((1, 10), "init");
+        told.fork((1, 10), (2, 20));
+        let steps: [(Arc<Process>, &str, &str); 6] = [
+            (told.open((2, 20)), "/bin/init", "/init"),
+            (told.chdir((2, 20), "tmp"), "/bin/init", "/tmp"),
+            (told.exec((2, 20), "sh"), "/bin/sh", "/sh"),
+            (told.chdir((2, 20), "src"), "/bin/sh", "/src"),
+            (told.exec((2, 20), "make"), "/bin/make", "/make"),
+            (told.exit((2, 20)), "/bin/make", "/make"),
+        ];
+        for (process, executable, cwd) in steps {
+            assert_eq!(id(&process), (2, 20), "{executable}");
+            assert_eq!(process.ppid, PIDS + 1, "{executable}");
+            assert_eq!(ancestors(&process), [(1, 10)], "{executable}");
+            assert_eq!(text(&process.image.executable), executable);
+            assert_eq!(text(&process.cwd), cwd);
+        }
+        assert_eq!(told.table.counts().repaired, 1, "only the first one was not seen made");
+    }
+
+    #[test]
+    fn an_event_keeps_what_was_true_when_it_happened() {
+        let mut told = Told::default();
+        told.exec((1, 10), "sh");
+        let before = told.open((1, 10));
+        told.fork((1, 10), (2, 20));
+        told.exec((1, 10), "sleep");
+        assert_eq!(text(&before.image.cmdline), "heard -v");
+        assert_eq!(text(&before.image.executable), "/bin/sh");
+        let child = told.open((2, 20));
+        assert_eq!(text(&child.parent.as_ref().unwrap().image.executable), "/bin/sh");
+        assert_eq!(text(&told.get(1).unwrap().image.executable), "/bin/sleep");
+    }
+
+    #[test]
+    fn ancestry_outlives_a_double_fork() {
+        let mut told = Told::default();
+        told.exec((1, 10), "sshd");
+        told.fork((1, 10), (2, 20));
+        told.exec((2, 20), "sh");
+        told.fork((2, 20), (3, 30));
+        told.fork((3, 30), (4, 40));
+        told.exit((3, 30));
+        told.now_ns += 10 * SECOND_NS;
+        // The kernel has made init its parent by now; who made it is another question.
+        let daemon = told.exec((4, 40), "daemon");
+        assert!(told.get(3).is_none());
+        assert_eq!(ancestors(&daemon), [(3, 30), (2, 20), (1, 10)]);
+        let images: Vec<&str> = daemon
+            .ancestors()
+            .map(|process| text(&process.image.executable))
+            .collect();
+        assert_eq!(images, ["/bin/sh", "/bin/sh", "/bin/sshd"]);
+    }
+
+    #[test]
+    fn the_maker_is_the_parent_whatever_the_kernel_was_asked_for() {
+        let mut told = Told::default();
+        told.fork((1, 10), (2, 20));
+        told.fork_for((2, 20), (3, 30), 1);
+        let child = told.open((3, 30));
+        assert_eq!(child.ppid, PIDS + 1);
+        assert_eq!(ancestors(&child), [(2, 20), (1, 10)]);
+    }
+
+    #[test]
+    fn a_pid_that_is_used_again_inherits_nothing() {
+        let mut told = Told::default();
+        told.fork((1, 10), (2, 20));
+        told.exec((2, 20), "old");
+        told.exit((2, 20));
+        // Heard of without having been seen made.
+        let unseen = told.open((2, 50));
+        assert_eq!(id(&unseen), (2, 50));
+        assert_eq!((text(&unseen.image.executable), text(&unseen.cwd)), ("", ""));
+        assert_eq!(ancestors(&unseen), []);
+        // Seen made, by somebody else.
+        told.fork((7, 15), (2, 60));
+        let seen = told.open((2, 60));
+        assert_eq!(id(&seen), (2, 60));
+        assert_eq!(ancestors(&seen), [(7, 15)]);
+        // The end of the old one does not end the new one.
+        told.now_ns += 10 * SECOND_NS;
+        assert_eq!(id(&told.open((2, 60))), (2, 60));
+        assert_eq!(ancestors(told.get(2).unwrap()), [(7, 15)]);
+    }
+
+    #[test]
+    fn a_younger_process_that_has_the_parents_pid_is_not_the_parent() {
+        let mut told = Told::default();
+        told.fork((1, 10), (5, 100));
+        let child = told.open_under((6, 50), 5);
+        assert_eq!(child.ppid, PIDS + 5);
+        assert_eq!(ancestors(&child), []);
+        let child = told.open_under((7, 150), 5);
+        assert_eq!(ancestors(&child), [(5, 100), (1, 10)]);
+    }
+
+    #[test]
+    fn an_unknown_process_is_repaired_once_and_counted() {
+        let mut told = Told::default();
+        told.exec((1, 10), "init");
+        let repaired = told.open_under((9, 90), 1);
+        assert_eq!(id(&repaired), (9, 90));
+        assert_eq!(text(&repaired.image.name), "heard");
+        assert_eq!(ancestors(&repaired), [(1, 10)]);
+        assert_eq!(told.table.counts().repaired, 2);
+        told.open_under((9, 90), 1);
+        told.exit((9, 90));
+        assert_eq!(told.table.counts().repaired, 2);
+        assert_eq!(told.table.len(), 2);
+    }
+
+    #[test]
+    fn a_seeded_process_is_known_by_its_tick() {
+        for (start_ns, same) in [
+            (3 * TICK_NS, true),
+            (3 * TICK_NS + 1, true),
+            (4 * TICK_NS - 1, true),
+            (4 * TICK_NS, false),
+            (3 * TICK_NS - 1, false),
+        ] {
+            let mut told = Told::default();
+            let made = told.exec((1, 3 * TICK_NS), "seeded");
+            told.table.insert(Process {
+                start_is_exact: false,
+                ..Process::clone(&made)
+            });
+            let before = told.table.counts().repaired;
+            let heard = told.open((1, start_ns));
+            assert_eq!(heard.start_ns, start_ns);
+            assert_eq!(text(&heard.image.executable) == "/bin/seeded", same, "{start_ns}");
+            assert_eq!(told.table.counts().repaired - before, u64::from(!same), "{start_ns}");
+            // From now on its start is exact.
+            let other = told.open((1, start_ns + 1));
+            assert_eq!(text(&other.image.executable), "", "{start_ns}");
+        }
+    }
+
+    #[test]
+    fn the_fork_of_a_process_that_is_known_changes_nothing() {
+        let mut told = Told::default();
+        told.fork((1, 10), (2, 20));
+        told.exec((2, 20), "sh");
+        told.fork((1, 10), (2, 20));
+        assert_eq!(text(&told.open((2, 20)).image.executable), "/bin/sh");
+    }
+
+    #[test]
+    fn an_ended_process_is_known_for_a_while_and_then_forgotten() {
+        let mut told = Told::default();
+        told.fork((1, 10), (2, 20));
+        told.exec((2, 20), "sh");
+        told.exit((2, 20));
+        let ended_ns = told.now_ns;
+        for (after_ns, known) in [
+            (1, true),
+            (SECOND_NS, true),
+            (EXITED_NS - 1, true),
+            (EXITED_NS, false),
+            (2 * EXITED_NS, false),
+        ] {
+            told.now_ns = ended_ns + after_ns - 1; // the record itself is one later
+            told.open((1, 10));
+            assert_eq!(told.get(2).is_some(), known, "{after_ns}");
+            if known {
+                told.now_ns = ended_ns + after_ns - 1;
+                assert_eq!(text(&told.open((2, 20)).image.executable), "/bin/sh", "{after_ns}");
+            }
+        }
+        assert!(told.table.exited.is_empty());
+    }
+
+    #[test]
+    fn ancestors_stay_bounded_however_often_a_process_forks_and_ends() {
+        let mut told = Told::default();
+        let made = 10_000;
+        for number in 1..=made {
+            let (maker, child) = ((number - 1, u64::from(number)), (number, u64::from(number) + 1));
+            told.fork(maker, child);
+            told.exit(maker);
+            told.now_ns += SECOND_NS / 10;
+            let ancestors = ancestors(told.get(number).unwrap());
+            assert!(ancestors.len() <= usize::from(DEPTH_MAX) + 1, "{}", ancestors.len());
+            let nearest: Vec<Id> = (0..number)
+                .rev()
+                .take(NEAREST_KEPT)
+                .map(|pid| (pid, u64::from(pid) + 1))
+                .collect();
+            assert_eq!(ancestors[..nearest.len()], nearest, "{number}");
+            let furthest: Vec<Id> = (0..number)
+                .take(FURTHEST_KEPT)
+                .map(|pid| (pid, u64::from(pid) + 1))
+                .rev()
+                .collect();
+            assert_eq!(ancestors[ancestors.len() - furthest.len()..], furthest, "{number}");
+        }
+        assert!(told.table.counts().trimmed > 0);
+        assert!(told.table.len() < 100, "{}", told.table.len());
+    }
+
+    #[test]
+    fn a_process_of_many_ancestors_has_children_of_the_right_depth() {
+        let mut told = Told::default();
+        for number in 1..=u32::from(DEPTH_MAX) {
+            told.fork((number - 1, u64::from(number)), (number, u64::from(number) + 1));
+        }
+        let deepest = (u32::from(DEPTH_MAX), u64::from(DEPTH_MAX) + 1);
+        let full = usize::from(DEPTH_MAX);
+        let cut = NEAREST_KEPT + FURTHEST_KEPT;
+        assert_eq!(ancestors(told.get(deepest.0).unwrap()).len(), full);
+        assert_eq!(told.table.counts().trimmed, 0);
+        // Each child loses the middle; the process itself keeps all.
+        for (child, trimmed) in [((1000, 1000), 1), ((1001, 1001), 2)] {
+            told.fork(deepest, child);
+            assert_eq!(ancestors(told.get(child.0).unwrap()).len(), cut);
+            assert_eq!(told.table.counts().trimmed, trimmed);
+        }
+        assert_eq!(ancestors(&told.open(deepest)).len(), full);
+    }
+
+    /// What one record tells; who it is about is chosen among those that the history has made by then.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Fork { child_pid: u32 },
+        Exec,
+        Chdir,
+        Open,
+        Exit,
+        Pause { ms: u64 },
+        Unseen { pid: u32 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0_u32..12).prop_map(|child_pid| Step::Fork { child_pid }),
+            1 => Just(Step::Exec),
+            1 => Just(Step::Chdir),
+            2 => Just(Step::Open),
+            2 => Just(Step::Exit),
+            1 => (0_u64..3000).prop_map(|ms| Step::Pause { ms }),
+            1 => (0_u32..12).prop_map(|pid| Step::Unseen { pid }),
+        ]
+    }
+
+    /// Chains end, are no longer than allowed, know their length, and hold nobody twice.
+    fn check(process: &Process) -> Result<(), TestCaseError> {
+        let line: Vec<Id> = std::iter::once(process)
+            .chain(process.ancestors().take(1000))
+            .map(id)
+            .collect();
+        prop_assert!(line.len() <= usize::from(DEPTH_MAX) + 1, "{line:?}");
+        prop_assert_eq!(line.len() - 1, usize::from(process.depth));
+        for (index, ancestor) in line.iter().enumerate() {
+            prop_assert!(!line[index + 1..].contains(ancestor), "{ancestor:?} twice in {line:?}");
+        }
+        Ok(())
+    }
+
+    proptest! {
+        /// Pids are few and used again, records come late and for processes that ended, and parents are told at random.
+        #[test]
+        fn nobody_is_their_own_ancestor(
+            steps in prop::collection::vec((step(), any::<prop::sample::Index>(), 0_u32..12), 1..300),
+        ) {
+            let mut told = Told::default();
+            let mut start_ns = 1;
+            let mut made: Vec<Id> = vec![(0, 1)];
+            for (step, about, ppid) in steps {
+                let actor = *about.get(&made);
+                let process = match step {
+                    Step::Fork { child_pid } => {
+                        start_ns += 1;
+                        made.push((child_pid, start_ns));
+                        told.fork_for(actor, (child_pid, start_ns), ppid)
+                    }
+                    Step::Exec => told.exec(actor, "sh"),
+                    Step::Chdir => told.chdir(actor, "tmp"),
+                    Step::Open => told.open_under(actor, ppid),
+                    Step::Exit => told.exit(actor),
+                    Step::Pause { ms } => {
+                        told.now_ns += ms * 1_000_000;
+                        continue;
+                    }
+                    Step::Unseen { pid } => {
+                        start_ns += 1;
+                        made.push((pid, start_ns));
+                        told.open_under((pid, start_ns), ppid)
+                    }
+                };
+                match step {
+                    Step::Unseen { .. } => prop_assert_eq!(process.start_ns, start_ns),
+                    Step::Fork { .. } | Step::Exec | Step::Chdir | Step::Open | Step::Exit | Step::Pause { .. } => {
+                        prop_assert_eq!(id(&process), actor);
+                    }
+                }
+                check(&process)?;
+                for pid in 0..12 {
+                    if let Some(process) = told.get(pid) {
+                        check(process)?;
+                    }
+                }
+                prop_assert!(told.table.len() <= 12);
+            }
+        }
+
+        /// Records that no kernel writes: any numbers, any times, any spans.
+        #[test]
+        fn any_records_are_taken_in_without_panic(
+            records in prop::collection::vec(
+                (1_u16..13, 0_u32..6, 0_u64..6, 0_u32..6, any::<u64>(), prop::collection::vec(any::<u8>(), 0..160)),
+                1..60,
+            ),
+        ) {
+            let mut table = ProcessTable::default();
+            for (kind, pid, start_ns, ppid, time_ns, rest) in records {
+                let mut rest = rest;
+                if kind == Kind::Fork as u16 && rest.len() >= size_of::<Fork>() {
+                    // Else no child would ever have the pid of a process that is known.
+                    let child_pid = PIDS + u32::from(rest[8] % 6);
+                    rest[8..12].copy_from_slice(&child_pid.to_ne_bytes());
+                    rest[1..8].fill(0);
+                }
+                let header = Header {
+                    time_ns,
+                    start_ns,
+                    kind,
+                    len: u32::try_from(size_of::<Header>() + rest.len()).unwrap(),
+                    pid: PIDS + pid,
+                    ppid: PIDS + ppid,
+                    ..Header::default()
+                };
+                let bytes = [header.as_bytes(), &rest].concat();
+                if let Ok(record) = decode(&bytes) {
+                    let process = table.apply(&record);
+                    prop_assert_eq!((process.pid, process.start_ns), (header.pid, header.start_ns));
+                    prop_assert!(process.ancestors().take(1000).count() <= usize::from(DEPTH_MAX));
+                }
+            }
         }
     }
 }
