@@ -638,6 +638,41 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_says_the_defaults() {
+        let text = include_str!("../../deploy/staghound.yaml");
+        assert_eq!(parse(text).unwrap(), Config::default());
+        // It says that it has every key: each is there, as a value or, where there is no default, as a comment.
+        for key in [
+            "# agent_id:",
+            "state_directory:",
+            "collectors:",
+            "rules:",
+            "log:",
+            "  level:",
+            "  format:",
+            "http:",
+            "  listen:",
+            "  insecure:",
+            "queue:",
+            "  items_max:",
+            "  bytes_max:",
+            "spool:",
+            "  segment_bytes:",
+            "export:",
+            "  batch_items_max:",
+            "  batch_bytes_max:",
+            "  connect_timeout:",
+            "  ack_timeout:",
+            "  keepalive:",
+            "  backoff_min:",
+            "  backoff_max:",
+            "  drain_timeout:",
+        ] {
+            assert!(text.lines().any(|line| line.starts_with(key)), "{key}");
+        }
+    }
+
+    #[test]
     fn nothing_said_means_the_defaults() {
         for text in ["", "\n", "# only a comment\n", "{}"] {
             assert_eq!(parse(text).unwrap(), Config::default(), "{text:?}");
