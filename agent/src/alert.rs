@@ -1,9 +1,12 @@
 //! Alerts: what a rule and an event become for people and machines elsewhere.
+//!
+//! Invariant: whatever a process does, its alert stays below a quarter of a MiB, and says what was left out.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, fmt::Write as _, sync::Arc};
 
 use prost_types::Timestamp;
 use sha2::{Digest as _, Sha256};
+use staghound_ebpf::flags;
 use staghound_engine::{
     event::EventKind,
     ruleset::{Rule, Severity},
@@ -11,15 +14,44 @@ use staghound_engine::{
 use staghound_proto::v1;
 
 use crate::{
-    event::{Detail, Event, family, printable, protocol},
-    process::Process,
+    event::{Detail, Event, family, printable, printable_within, protocol},
+    process::{Image, Process},
     redact,
 };
 
-/// Ancestors in an alert; the process table keeps no longer chains by much.
-const ANCESTORS_MAX: usize = 128;
-/// Arguments of one process in an alert, in bytes; a command line may be far longer than anybody reads.
-const ARGS_BYTES_MAX: usize = 8 * 1024;
+/// How many of the nearest ancestors an alert shows.
+const NEAREST_MAX: usize = 56;
+/// How many of the furthest ancestors it shows when there are more.
+const FURTHEST_MAX: usize = 8;
+/// Bytes of the message, and of each path of the event's object.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+const PATH_BYTES_MAX: usize = 8 * 1024;
+/// What an argument costs beside its bytes.
+const ARGUMENT_COST: usize = 4;
+
+/// How many bytes of printed text a process may take up.
+#[derive(Clone, Copy)]
+struct Limits {
+    args: usize,
+    env: usize,
+    executable: usize,
+    cwd: usize,
+}
+
+/// For the process of the event.
+const ACTOR: Limits = Limits {
+    args: 8 * 1024,
+    env: 8 * 1024,
+    executable: 4 * 1024,
+    cwd: 4 * 1024,
+};
+/// For each of its ancestors.
+const ANCESTOR: Limits = Limits {
+    args: 512,
+    env: 0,
+    executable: 512,
+    cwd: 256,
+};
 
 /// What all alerts of an agent have in common.
 #[derive(Clone, Debug)]
@@ -35,8 +67,13 @@ pub struct Origin {
 /// The alert for an event that a rule matched.
 #[must_use]
 pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
+    let mut shown = Shown::default();
+    let process = actor(event, &mut shown);
+    let ancestors = ancestors(event, &mut shown);
+    let object = object(event, &mut shown);
     let mut message = String::new();
     rule.output.render(event, &mut message);
+    let message = shown.message(&message);
     v1::Alert {
         fingerprint: fingerprint(rule, event),
         event_time: Some(timestamp(event.wall_ns(event.time_ns))),
@@ -60,15 +97,15 @@ pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
                 tactics: technique.tactics.iter().map(ToString::to_string).collect(),
             })
             .collect(),
-        message: redact::text(&message),
-        event: Some(what(event)),
-        process: Some(actor(event)),
-        ancestors: event
-            .process
-            .ancestors()
-            .take(ANCESTORS_MAX)
-            .map(|ancestor| process(ancestor, event))
-            .collect(),
+        message,
+        event: Some(v1::Event {
+            r#type: event.event_type.to_owned(),
+            result: event.result(),
+            object,
+            truncated: shown.truncated(event),
+        }),
+        process: Some(process),
+        ancestors,
         host: Some(origin.host.clone()),
         container: None,
         run_id: origin.run_id.clone(),
@@ -108,10 +145,19 @@ fn fingerprint(rule: &Rule, event: &Event<'_>) -> String {
     part(rule.id.as_bytes());
     part(&event.process.image.executable);
     if let Some(path) = event.path() {
-        part(path);
+        part(&everywhere(path));
     }
-    if let Some(remote) = event.ends().and_then(|ends| ends.server) {
-        part(remote.to_string().as_bytes());
+    if let Detail::Rename(_, _, to) = &event.detail {
+        part(&everywhere(to));
+    }
+    if let Some(ends) = event.ends() {
+        // Who connects to us, and from which port we connect, is another every time.
+        let end = if ends.is_server {
+            ends.local.map(|local| local.port().to_string())
+        } else {
+            ends.remote.map(|remote| remote.to_string())
+        };
+        part(end.unwrap_or_default().as_bytes());
     }
     let digest = hasher.finalize();
     digest[..16].iter().fold(String::with_capacity(32), |mut text, byte| {
@@ -120,11 +166,103 @@ fn fingerprint(rule: &Rule, event: &Event<'_>) -> String {
     })
 }
 
-fn what(event: &Event<'_>) -> v1::Event {
-    let object = match &event.detail {
+/// The path with `<pid>` for the numbers of processes and threads below `/proc`.
+fn everywhere(path: &[u8]) -> Cow<'_, [u8]> {
+    let Some(below) = path.strip_prefix(b"/proc/") else {
+        return path.into();
+    };
+    let mut parts: Vec<&[u8]> = below.split(|byte| *byte == b'/').collect();
+    let is_task = parts.get(1) == Some(&&b"task"[..]);
+    for index in [0, 2] {
+        if let Some(part) = parts.get_mut(index).filter(|_| index == 0 || is_task)
+            && !part.is_empty()
+            && part.iter().all(u8::is_ascii_digit)
+        {
+            *part = b"<pid>";
+        }
+    }
+    [b"/proc/", &*parts.join(&b'/')].concat().into()
+}
+
+/// What came of making an alert that fits.
+#[derive(Default)]
+struct Shown {
+    /// Names of the parts that were cut.
+    cut: BTreeSet<&'static str>,
+    /// Secrets that were found in arguments.
+    hidden: Vec<String>,
+}
+
+impl Shown {
+    fn text(&mut self, bytes: &[u8], max: usize, name: &'static str) -> String {
+        let (text, cut) = printable_within(bytes, max);
+        if cut {
+            self.cut.insert(name);
+        }
+        text
+    }
+
+    /// Arguments, redacted first and cut then: what is cut may no longer look like the secret it is.
+    fn arguments(&mut self, image: &Image, max: usize, name: &'static str) -> Vec<String> {
+        let mut room = 2 * max + 1024;
+        let mut printed = Vec::new();
+        for argument in image.arguments() {
+            let text = self.text(argument, room, name);
+            room = room.saturating_sub(text.len() + ARGUMENT_COST);
+            printed.push(text);
+            if room == 0 {
+                self.cut.insert(name);
+                break;
+            }
+        }
+        let redacted = redact::arguments(&printed);
+        self.hidden.extend(redacted.hidden);
+        let mut room = max;
+        let mut shown = Vec::new();
+        for mut argument in redacted.arguments {
+            if room <= ARGUMENT_COST {
+                self.cut.insert(name);
+                break;
+            }
+            room -= ARGUMENT_COST;
+            if argument.len() > room {
+                argument.truncate(argument.floor_char_boundary(room));
+                self.cut.insert(name);
+            }
+            room -= argument.len();
+            shown.push(argument);
+        }
+        shown
+    }
+
+    fn message(&mut self, message: &str) -> String {
+        // The engine writes a backslash once.
+        let hidden: Vec<String> = self.hidden.iter().map(|secret| secret.replace("\\\\", "\\")).collect();
+        let mut message = redact::text(&redact::without(message, &hidden));
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push('…');
+            self.cut.insert("message");
+        }
+        message
+    }
+
+    /// What the kernel half has cut, and what was cut here.
+    fn truncated(mut self, event: &Event<'_>) -> Vec<String> {
+        self.cut.extend(event.truncated());
+        if event.process.image.flags & flags::ARGS_CUT != 0 {
+            self.cut.insert("args");
+        }
+        self.cut.into_iter().map(str::to_owned).collect()
+    }
+}
+
+fn object(event: &Event<'_>, shown: &mut Shown) -> Option<v1::event::Object> {
+    let mut path = |bytes: &[u8]| shown.text(bytes, PATH_BYTES_MAX, "path");
+    match &event.detail {
         Detail::Process(_) | Detail::Fork(_) => None,
-        Detail::Open(open, path) => Some(v1::event::Object::File(v1::File {
-            path: printable(path),
+        Detail::Open(open, name) => Some(v1::event::Object::File(v1::File {
+            path: path(name),
             new_path: String::new(),
             inode: open.inode,
             device: open.device,
@@ -133,16 +271,16 @@ fn what(event: &Event<'_>) -> v1::Event {
             created: open.file_mode & 0x10_0000 != 0,
         })),
         Detail::Rename(_, from, to) => Some(v1::event::Object::File(v1::File {
-            path: printable(from),
-            new_path: printable(to),
+            path: path(from),
+            new_path: path(to),
             ..v1::File::default()
         })),
-        Detail::Unlink(_, path) => Some(v1::event::Object::File(v1::File {
-            path: printable(path),
+        Detail::Unlink(_, name) => Some(v1::event::Object::File(v1::File {
+            path: path(name),
             ..v1::File::default()
         })),
-        Detail::Chmod(change, path) => Some(v1::event::Object::File(v1::File {
-            path: printable(path),
+        Detail::Chmod(change, name) => Some(v1::event::Object::File(v1::File {
+            path: path(name),
             mode: change.argument,
             ..v1::File::default()
         })),
@@ -159,59 +297,89 @@ fn what(event: &Event<'_>) -> v1::Event {
                 protocol: protocol(socket).to_owned(),
                 local_address,
                 local_port,
-                remote_address: if ends.is_none() {
-                    printable(name)
-                } else {
-                    remote_address
-                },
+                remote_address: if ends.is_none() { path(name) } else { remote_address },
                 remote_port,
-                dns_name: if is_query { printable(name) } else { String::new() },
+                dns_name: if is_query { path(name) } else { String::new() },
             }))
         }
-    };
-    v1::Event {
-        r#type: event.event_type.to_owned(),
-        result: event.result(),
-        object,
-        truncated: event.truncated().map(str::to_owned).collect(),
     }
 }
 
 /// The process of the event, with what the event itself tells of it.
-fn actor(event: &Event<'_>) -> v1::Process {
+fn actor(event: &Event<'_>, shown: &mut Shown) -> v1::Process {
+    let names = Names {
+        args: "args",
+        env: "env",
+        executable: "executable",
+        cwd: "cwd",
+    };
     v1::Process {
         tid: event.tid,
         parent_pid: event.ppid,
         name: printable(&event.comm),
         credentials: Some(credentials(&event.credentials, event)),
         cgroup_id: event.cgroup_id,
-        ..process(&event.process, event)
+        ..process(&event.process, event, ACTOR, names, shown)
     }
 }
 
-fn process(process: &Process, event: &Event<'_>) -> v1::Process {
+/// The nearest and the furthest ancestors.
+fn ancestors(event: &Event<'_>, shown: &mut Shown) -> Vec<v1::Process> {
+    let names = Names {
+        args: "ancestors",
+        env: "ancestors",
+        executable: "ancestors",
+        cwd: "ancestors",
+    };
+    let count = event.process.ancestors().count();
+    let is_shown = |index: usize| index < NEAREST_MAX || index + FURTHEST_MAX >= count;
+    if count > NEAREST_MAX + FURTHEST_MAX {
+        shown.cut.insert("ancestors");
+    }
+    event
+        .process
+        .ancestors()
+        .enumerate()
+        .filter(|(index, _)| is_shown(*index))
+        .map(|(_, ancestor)| process(ancestor, event, ANCESTOR, names, shown))
+        .collect()
+}
+
+/// What to call the parts of a process when they are cut.
+#[derive(Clone, Copy)]
+struct Names {
+    args: &'static str,
+    env: &'static str,
+    executable: &'static str,
+    cwd: &'static str,
+}
+
+fn process(process: &Process, event: &Event<'_>, limits: Limits, names: Names, shown: &mut Shown) -> v1::Process {
     let image = &process.image;
-    let mut bytes = 0;
-    let arguments: Vec<String> = image
-        .arguments()
-        .take_while(|argument| {
-            bytes += argument.len();
-            bytes <= ARGS_BYTES_MAX
-        })
-        .map(printable)
-        .collect();
+    let mut env = Vec::new();
+    let mut room = limits.env;
+    // Of ancestors no environment is shown, which is not a cut.
+    for variable in image.env().take_while(|_| limits.env > 0) {
+        let text = redact::text(&shown.text(variable, room, names.env));
+        room = room.saturating_sub(text.len() + ARGUMENT_COST);
+        env.push(text);
+        if room == 0 {
+            shown.cut.insert(names.env);
+            break;
+        }
+    }
     v1::Process {
         pid: process.pid,
         tid: 0,
         parent_pid: process.ppid,
-        exec_id: format!("{}-{}-{}", process.pid, process.start_ns, process.exec_count),
+        exec_id: process.identity(),
         start_time: Some(timestamp(event.wall_ns(process.start_ns))),
         name: printable(&image.name),
-        executable: printable(&image.executable),
-        args: redact::arguments(&arguments),
-        cwd: printable(&process.cwd),
+        executable: shown.text(&image.executable, limits.executable, names.executable),
+        args: shown.arguments(image, limits.args, names.args),
+        cwd: shown.text(&process.cwd, limits.cwd, names.cwd),
         credentials: Some(credentials(&process.credentials, event)),
-        env: image.env().map(|variable| redact::text(&printable(variable))).collect(),
+        env,
         executable_inode: image.inode,
         executable_device: image.device,
         cgroup_id: process.cgroup_id,
@@ -227,5 +395,179 @@ fn credentials(credentials: &crate::process::Credentials, event: &Event<'_>) -> 
         login_uid: credentials.login_uid,
         user: event.user(credentials.euid).unwrap_or_default().to_owned(),
         capabilities: credentials.capabilities,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Host, Names as HostNames},
+        packs,
+        process::ProcessTable,
+        sensor::decode,
+    };
+    use prost::Message as _;
+    use staghound_ebpf::{Exec, Fork, Header, Kind, PathChange, Socket, Span};
+    use zerocopy::IntoBytes as _;
+
+    const TICK_NS: u64 = 10_000_000;
+
+    fn record(kind: Kind, pid: u32, body: &[u8], data: &[u8]) -> Vec<u8> {
+        let header = Header {
+            kind: kind as u16,
+            pid,
+            tid: pid,
+            start_ns: u64::from(pid) * TICK_NS,
+            len: u32::try_from(size_of::<Header>() + body.len() + data.len()).unwrap(),
+            comm: *b"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\0",
+            ..Header::default()
+        };
+        [header.as_bytes(), body, data].concat()
+    }
+
+    fn span(offset: usize, len: usize) -> Span {
+        Span {
+            offset: u16::try_from(offset).unwrap(),
+            len: u16::try_from(len).unwrap(),
+        }
+    }
+
+    fn with_event<T>(table: &mut ProcessTable, bytes: &[u8], then: impl FnOnce(&Event<'_>) -> T) -> T {
+        let record = decode::decode(bytes).unwrap();
+        let process = table.apply(&record);
+        let host = Host {
+            name: "h".to_owned(),
+            boot_to_wall_ns: 0,
+        };
+        let names = HostNames::of_host();
+        then(&Event::of(&record, process, 1, table, &host, &names).unwrap())
+    }
+
+    fn origin() -> Origin {
+        Origin {
+            host: v1::Host::default(),
+            run_id: String::new(),
+            ruleset_digest: "".into(),
+        }
+    }
+
+    /// The one number that decides whether an alert can be queued, spooled and shown.
+    #[test]
+    fn the_worst_alert_keeps_to_its_budget() {
+        let loaded = packs::load_with_embedded(&[]).unwrap();
+        let mut table = ProcessTable::default();
+        let hostile = [1_u8; 4000];
+        let mut data = hostile.to_vec();
+        data.push(0);
+        data.extend([1_u8; 8190]);
+        data.push(0);
+        let exec = Exec {
+            executable: span(0, 4001),
+            cwd: span(0, 4001),
+            args: span(4001, 8191),
+            env: span(0, 4001),
+            ..Exec::default()
+        };
+        let first = 4_000_000;
+        for pid in first..first + 90 {
+            table.apply(&decode::decode(&record(Kind::Exec, pid, exec.as_bytes(), &data)).unwrap());
+            let fork = Fork {
+                child_pid: pid + 1,
+                child_ppid: pid,
+                child_start_ns: u64::from(pid + 1) * TICK_NS,
+                ..Fork::default()
+            };
+            table.apply(&decode::decode(&record(Kind::Fork, pid, fork.as_bytes(), b"")).unwrap());
+        }
+        let bytes = record(Kind::Exec, first + 90, exec.as_bytes(), &data);
+        with_event(&mut table, &bytes, |event| {
+            for rule in loaded.ruleset.rules().iter().step_by(16) {
+                let alert = of(rule, event, &origin());
+                let json = staghound_proto::json::to_string(&alert);
+                assert!(
+                    alert.encoded_len() <= 256 * 1024,
+                    "{}: {}",
+                    rule.id,
+                    alert.encoded_len()
+                );
+                assert!(json.len() <= 256 * 1024, "{}: {}", rule.id, json.len());
+                assert_eq!(alert.ancestors.len(), NEAREST_MAX + FURTHEST_MAX);
+                assert_eq!(alert.ancestors.last().unwrap().pid, first);
+                let told = alert.event.unwrap().truncated;
+                for name in ["ancestors", "args"] {
+                    assert!(told.iter().any(|told| told == name), "{name} in {told:?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn secrets_with_blanks_are_in_no_message() {
+        let loaded = packs::load_with_embedded(&[]).unwrap();
+        let mut table = ProcessTable::default();
+        let data = b"x\0--password\0one tw\\o three\0";
+        let exec = Exec {
+            args: span(0, data.len()),
+            ..Exec::default()
+        };
+        let bytes = record(Kind::Exec, 4_000_000, exec.as_bytes(), data);
+        with_event(&mut table, &bytes, |event| {
+            for rule in loaded.ruleset.rules() {
+                let alert = of(rule, event, &origin());
+                assert!(!alert.message.contains("three"), "{}", alert.message);
+                assert_eq!(alert.process.unwrap().args, ["x", "--password", "<redacted>"]);
+            }
+        });
+    }
+
+    #[test]
+    fn fingerprints_are_of_behaviour() {
+        let loaded = packs::load_with_embedded(&[]).unwrap();
+        let rule = &loaded.ruleset.rules()[0];
+        let socket = |kind, local, remote| {
+            let socket = Socket {
+                family: 2,
+                local: [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                remote: [127, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                local_port: local,
+                remote_port: remote,
+                ..Socket::default()
+            };
+            let bytes = record(kind, 4_000_000, socket.as_bytes(), b"");
+            with_event(&mut ProcessTable::default(), &bytes, |event| fingerprint(rule, event))
+        };
+        for (one, other, same) in [
+            ((Kind::Connect, 1000, 80), (Kind::Connect, 1001, 80), true),
+            ((Kind::Connect, 1000, 80), (Kind::Connect, 1000, 81), false),
+            ((Kind::Accept, 80, 1000), (Kind::Accept, 80, 1001), true),
+            ((Kind::Accept, 80, 1000), (Kind::Accept, 81, 1000), false),
+            ((Kind::Listen, 80, 0), (Kind::Listen, 80, 1), true),
+        ] {
+            let prints = [one, other].map(|(kind, local, remote)| socket(kind, local, remote));
+            assert_eq!(prints[0] == prints[1], same, "{one:?} {other:?}");
+        }
+        let rename = |to: &[u8]| {
+            let data = [b"/a\0", to, b"\0"].concat();
+            let change = PathChange {
+                name: span(0, 3),
+                new_name: span(3, to.len() + 1),
+                ..PathChange::default()
+            };
+            let bytes = record(Kind::Rename, 4_000_000, change.as_bytes(), &data);
+            with_event(&mut ProcessTable::default(), &bytes, |event| fingerprint(rule, event))
+        };
+        assert_ne!(rename(b"/b"), rename(b"/c"));
+        assert_eq!(rename(b"/proc/1/mem"), rename(b"/proc/2/mem"));
+        for (path, expected) in [
+            (&b"/proc/12/environ"[..], &b"/proc/<pid>/environ"[..]),
+            (b"/proc/12/task/13/mem", b"/proc/<pid>/task/<pid>/mem"),
+            (b"/proc/12/fd/13", b"/proc/<pid>/fd/13"),
+            (b"/proc/sys/1", b"/proc/sys/1"),
+            (b"/proc/", b"/proc/"),
+            (b"/x/12", b"/x/12"),
+        ] {
+            assert_eq!(everywhere(path).as_ref(), expected);
+        }
     }
 }

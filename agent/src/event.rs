@@ -741,24 +741,74 @@ fn span_len(span: staghound_ebpf::Span) -> u16 {
 }
 
 /// Text of a path or argument for people and machines that want UTF-8: other bytes become `\xHH`, as does every control
-/// character.
+/// character, and a backslash is written twice, so that no name can look like another.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
+    printable_within(bytes, usize::MAX).0
+}
+
+/// The same, of at most `max` bytes of text; and whether something had to be left out. Nothing is cut in its middle.
+#[must_use]
+pub fn printable_within(bytes: &[u8], max: usize) -> (String, bool) {
+    let mut text = String::with_capacity(bytes.len().min(max));
+    let hexadecimal = |bytes: &[u8], text: &mut String| {
+        let fits = bytes.len() * 4 <= max - text.len();
+        for byte in bytes.iter().filter(|_| fits) {
+            write!(text, "\\x{byte:02x}").expect("a string takes all");
+        }
+        fits
+    };
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            if character.is_control() {
-                let mut buffer = [0; 4];
-                for byte in character.encode_utf8(&mut buffer).bytes() {
-                    write!(text, "\\x{byte:02x}").expect("a string takes all");
-                }
+            let mut buffer = [0; 4];
+            let plain = character.encode_utf8(&mut buffer);
+            let fits = if character.is_control() {
+                hexadecimal(plain.as_bytes(), &mut text)
             } else {
-                text.push(character);
+                let plain = if character == '\\' { "\\\\" } else { plain };
+                let fits = plain.len() <= max - text.len();
+                text.push_str(if fits { plain } else { "" });
+                fits
+            };
+            if !fits {
+                return (text, true);
             }
         }
         for byte in chunk.invalid() {
-            write!(text, "\\x{byte:02x}").expect("a string takes all");
+            if !hexadecimal(&[*byte], &mut text) {
+                return (text, true);
+            }
         }
     }
-    text
+    (text, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_names_are_printed_alike() {
+        for (given, expected) in [
+            (&b"/a b/\xc3\xa4"[..], "/a b/\u{e4}"),
+            (b"a\x1bb\xff\xc2\x85", r"a\x1bb\xff\xc2\x85"),
+            (br"a\x1b", r"a\\x1b"),
+        ] {
+            assert_eq!(printable(given), expected);
+        }
+    }
+
+    #[test]
+    fn printed_text_keeps_to_its_bytes() {
+        for (given, max, expected) in [
+            (&b"abc"[..], 3, ("abc", false)),
+            (b"abcd", 3, ("abc", true)),
+            (b"a\x01\x01", 5, (r"a\x01", true)),
+            (b"ab\xc3\xa4", 3, ("ab", true)),
+            (br"aa\", 3, ("aa", true)),
+            (b"a", 0, ("", true)),
+        ] {
+            assert_eq!(printable_within(given, max), (expected.0.to_owned(), expected.1));
+        }
+    }
 }
