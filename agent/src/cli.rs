@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
@@ -72,10 +72,10 @@ const OBSERVE_EXAMPLES: &str = "Examples:
   staghound observe --rules /etc/staghound/rules      own rules on top of the embedded ones";
 
 const RUN_EXAMPLES: &str = "Exit codes:
-  the command's own, or 128+n when signal n ended it, 126 or 127 when it could not be started
+  the command's own, or 128+n when signal n ended it, 127 when it was not found, 126 when it may not be run
   100  an alert at or above --fail-on was raised
-  102  events were lost, so nobody knows (inconclusive)
-  103  staghound itself failed
+  102  events were lost, or processes outlived the command, so nobody knows (inconclusive)
+  103  staghound itself failed, or was called wrongly
 
 Examples:
   staghound run -- make test
@@ -208,9 +208,8 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // 2 for mistakes of usage, 0 for help and version, as everywhere.
             let _unprinted = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::from(usage_code(&error, std::env::args_os().nth(1).as_deref()));
         }
     };
     let on_error = if matches!(cli.command, Command::Run(_)) {
@@ -231,6 +230,15 @@ pub fn main() -> ExitCode {
             let _unprinted = writeln!(io::stderr(), "staghound: {error:#}");
             ExitCode::from(on_error)
         }
+    }
+}
+
+/// 2 for mistakes of usage, 0 for help and version, as everywhere; but of a run the 2 would be the command's own.
+fn usage_code(error: &clap::Error, subcommand: Option<&OsStr>) -> u8 {
+    match (error.use_stderr(), subcommand) {
+        (false, _) => 0,
+        (true, Some(name)) if name == "run" => run::EXIT_ERROR,
+        (true, _) => 2,
     }
 }
 
@@ -336,6 +344,16 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        assert!(Cli::try_parse_from(["staghound", "run", "--fail-on", "bad", "--", "true"]).is_err());
+        for (line, code) in [
+            ("staghound run --fail-on bad -- true", 103),
+            ("staghound run", 103),
+            ("staghound run --help", 0),
+            ("staghound observe --no-such-option", 2),
+            ("staghound", 2),
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let error = Cli::try_parse_from(&words).err().unwrap();
+            assert_eq!(usage_code(&error, words.get(1).map(OsStr::new)), code, "{line}");
+        }
     }
 }

@@ -262,6 +262,14 @@ impl ProcessTable {
         self.processes.get(&pid)
     }
 
+    /// Those of `pids` that still run now, with what is known of each.
+    pub fn survivors(&self, pids: &[u32]) -> Vec<(u32, Option<Arc<Process>>)> {
+        pids.iter()
+            .map(|pid| (*pid, self.processes.get(pid).map(Arc::clone)))
+            .filter(|(pid, known)| seed::runs(*pid, known.as_ref().map(|known| known.start_ns)))
+            .collect()
+    }
+
     /// Takes in what a record tells of processes; yields the process it is about.
     pub fn apply(&mut self, record: &Record<'_>) -> Arc<Process> {
         self.forget_exited(record.header.time_ns);

@@ -116,6 +116,21 @@ impl Sensor {
         })
     }
 
+    /// The processes in the scope. They stay to be read after [`Self::detach`], but from then on nobody takes out those
+    /// that end.
+    ///
+    /// # Errors
+    /// The map of processes in scope cannot be read.
+    pub fn watched(&self) -> Result<Vec<u32>, SensorError> {
+        self.scope
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(|error| SensorError::Map {
+                map: "SCOPE",
+                reason: error.to_string(),
+            })
+    }
+
     /// Detaches every program. What they wrote until now stays to be drained, and what they lost to be read.
     pub fn detach(&mut self) {
         self.loaded = None;

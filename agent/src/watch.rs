@@ -1,6 +1,7 @@
 //! The straight line: from records to alerts, on one plain thread.
 //!
-//! Invariant: nothing here waits for disk or network, and nothing here takes a lock that something slow holds.
+//! Invariant: nothing here writes to a disk, waits for the network, or takes a lock that something slow holds. What is
+//! read is small and local: `/proc/PID` of a process that was not known, and the names of users when they have changed.
 
 use std::{
     fs, io,
@@ -106,7 +107,7 @@ impl Watched {
     }
 }
 
-/// Observes until `ended`, then drains. One plain thread; nothing here waits for disk or network.
+/// Observes until `ended`, then drains. One plain thread.
 ///
 /// # Errors
 /// The loss counters cannot be read: then nothing that was seen can be trusted to be all.

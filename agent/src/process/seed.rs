@@ -2,12 +2,31 @@
 //! may be out of reach.
 
 use std::{
-    fs,
+    ffi::OsStr,
+    fs::{self, File},
+    io::Read as _,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::Path,
     sync::Arc,
 };
 
+use staghound_ebpf::{ARGS_BYTES_MAX, flags};
+
 use crate::process::{Credentials, Image, Process, TICK_NS};
+
+/// More than any other file of `/proc/PID` that is read here holds.
+const FILE_BYTES_MAX: usize = 16 * 1024;
+/// What the kernel appends to the path of a file that has no name any more.
+const DELETED: &[u8] = b" (deleted)";
+
+/// When a process is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// Before the agent observes.
+    Start,
+    /// While records wait. Nothing is asked then of the file system that the executable is on, which may not answer.
+    Repair,
+}
 
 /// Every process that runs now.
 pub(super) fn running() -> Vec<Process> {
@@ -17,27 +36,43 @@ pub(super) fn running() -> Vec<Process> {
     entries
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(process)
+        .filter_map(|pid| read(pid, When::Start))
         .collect()
 }
 
-/// One process, if it still runs.
+/// One process that was not known, if it still runs.
 pub(super) fn process(pid: u32) -> Option<Process> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = Stat::parse(&stat)?;
-    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    read(pid, When::Repair)
+}
+
+fn read(pid: u32, when: When) -> Option<Process> {
+    let file = |name: &str, max: usize| beginning(Path::new(&format!("/proc/{pid}/{name}")), max);
     let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let stat = Stat::parse(&file("stat", FILE_BYTES_MAX)?)?;
+    let arguments = file("cmdline", ARGS_BYTES_MAX + 1).unwrap_or_default();
     let executable = link("exe");
-    let executable = executable.as_os_str().as_bytes();
+    let executable = Executable::of(executable.as_os_str().as_bytes(), |path| {
+        when == When::Start && fs::symlink_metadata(OsStr::from_bytes(path)).is_ok()
+    });
     let mut image = Image::new(
         &stat.name,
-        executable.strip_suffix(b" (deleted)").unwrap_or(executable),
-        &read("cmdline"),
+        executable.path,
+        &arguments[..arguments.len().min(ARGS_BYTES_MAX)],
     );
-    if let Ok(metadata) = fs::metadata(format!("/proc/{pid}/exe")) {
+    if arguments.len() > ARGS_BYTES_MAX {
+        image.flags |= flags::ARGS_CUT;
+    }
+    if executable.is_memfd {
+        image.flags |= flags::DETACHED;
+    }
+    if when == When::Start
+        && let Ok(metadata) = fs::metadata(format!("/proc/{pid}/exe"))
+    {
         image.inode = metadata.ino();
         image.nlink = u32::try_from(metadata.nlink()).ok();
     }
+    let mut credentials = credentials(&file("status", FILE_BYTES_MAX).unwrap_or_default());
+    credentials.login_uid = login_uid(&file("loginuid", FILE_BYTES_MAX).unwrap_or_default());
     Some(Process {
         pid,
         ppid: stat.ppid,
@@ -46,12 +81,54 @@ pub(super) fn process(pid: u32) -> Option<Process> {
         parent: None,
         image: Arc::new(image),
         cwd: link("cwd").as_os_str().as_bytes().into(),
-        credentials: credentials(&read("status")),
+        credentials,
         cgroup_id: 0,
         tty: stat.tty,
         depth: 0,
         start_is_exact: false,
     })
+}
+
+/// At most `max` bytes from the beginning of a file; none if it cannot be read.
+fn beginning(path: &Path, max: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(max).expect("the limits here are small");
+    File::open(path).ok()?.take(limit).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Whether a process of this start still runs: it has not ended, not even as a zombie, and nobody else has its pid.
+pub(super) fn runs(pid: u32, start_ns: Option<u64>) -> bool {
+    beginning(Path::new(&format!("/proc/{pid}/stat")), FILE_BYTES_MAX)
+        .and_then(|stat| Stat::parse(&stat))
+        .is_some_and(|stat| !stat.has_ended && start_ns.is_none_or(|start| start / TICK_NS == stat.start_ticks))
+}
+
+/// What the link `/proc/PID/exe` tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Executable<'a> {
+    path: &'a [u8],
+    is_memfd: bool,
+}
+
+impl<'a> Executable<'a> {
+    /// A file may have a name that ends as those of deleted files do: it is there then.
+    fn of(link: &'a [u8], exists: impl FnOnce(&[u8]) -> bool) -> Self {
+        match link.strip_suffix(DELETED) {
+            Some(path) if path.starts_with(b"/memfd:") => Self { path, is_memfd: true },
+            Some(path) if !exists(link) => Self { path, is_memfd: false },
+            Some(_) | None => Self {
+                path: link,
+                is_memfd: false,
+            },
+        }
+    }
+}
+
+/// The kernel writes the largest number when nobody logged in.
+fn login_uid(text: &[u8]) -> Option<u32> {
+    let uid = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    (uid != u32::MAX).then_some(uid)
 }
 
 /// What is needed of `/proc/PID/stat`.
@@ -61,6 +138,7 @@ struct Stat {
     ppid: u32,
     tty: u32,
     start_ticks: u64,
+    has_ended: bool,
 }
 
 impl Stat {
@@ -71,7 +149,8 @@ impl Stat {
         let name = text.get(open + 1..close)?.to_vec();
         let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
         // Field 3 comes first here; the parent is field 4, the terminal 7, the start 22 (proc_pid_stat(5)).
-        let mut fields = rest.split_ascii_whitespace().skip(1);
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?;
         let ppid = fields.next()?.parse().ok()?;
         let tty = fields.nth(2)?.parse().ok()?;
         let start_ticks = fields.nth(14)?.parse().ok()?;
@@ -80,6 +159,7 @@ impl Stat {
             ppid,
             tty,
             start_ticks,
+            has_ended: matches!(state, "Z" | "X" | "x"),
         })
     }
 }
@@ -123,12 +203,67 @@ mod tests {
                 name: b"a) (b".to_vec(),
                 ppid: 7,
                 tty: 34816,
-                start_ticks: 12345
+                start_ticks: 12345,
+                has_ended: false,
             }
         );
         for broken in [&b""[..], b"42", b"42 (x", b"42 (x) S", b"42 )x( S 1"] {
             assert_eq!(Stat::parse(broken), None);
         }
+    }
+
+    #[test]
+    fn executables_without_a_name_are_known() {
+        for (link, exists, path, is_memfd) in [
+            (&b"/bin/sh"[..], true, &b"/bin/sh"[..], false),
+            (b"/bin/sh (deleted)", false, b"/bin/sh", false),
+            (b"/bin/sh (deleted)", true, b"/bin/sh (deleted)", false),
+            (b"/memfd:x (deleted)", false, b"/memfd:x", true),
+            (b"/memfd:x", true, b"/memfd:x", false),
+            (b"", false, b"", false),
+        ] {
+            assert_eq!(Executable::of(link, |_| exists), Executable { path, is_memfd });
+        }
+    }
+
+    #[test]
+    fn who_logged_in_is_known() {
+        for (text, expected) in [
+            (&b"1000"[..], Some(1000)),
+            (b"0\n", Some(0)),
+            (b"4294967295", None),
+            (b"", None),
+            (b"x", None),
+        ] {
+            assert_eq!(login_uid(text), expected);
+        }
+    }
+
+    #[test]
+    fn long_arguments_are_cut_and_told() {
+        let mut child = std::process::Command::new("sleep")
+            .args(std::iter::once("60".to_owned()).chain((0..64).map(|_| "0".repeat(1024))))
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut read = process(pid).unwrap();
+        // The child is ours before its new image has its arguments.
+        while read.image.arguments().count() == 0 && std::time::Instant::now() < deadline {
+            read = process(pid).unwrap();
+        }
+        let ran = runs(pid, Some(read.start_ns)) && !runs(pid, Some(read.start_ns + TICK_NS));
+        child.kill().unwrap();
+        // Not waited for yet: a zombie does nothing any more.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while runs(pid, None) && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let runs_still = runs(pid, None);
+        child.wait().unwrap();
+        assert!(ran && !runs_still);
+        assert!(read.image.flags & flags::ARGS_CUT != 0);
+        assert!(read.image.arguments().map(<[u8]>::len).sum::<usize>() <= ARGS_BYTES_MAX);
     }
 
     #[test]
