@@ -3,14 +3,18 @@
 //! Stops in the order data flows: the programs are detached, the rings drained, the spool flushed, the exporter drained.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
+use prometheus_client::metrics::counter::Counter;
 use staghound_engine::ruleset::Loaded;
 use staghound_proto::{
     json, text,
@@ -32,11 +36,16 @@ use crate::{
     shutdown::Shutdown,
     spool::{
         Spool,
-        queue::{AlertSink, queue},
+        queue::{AlertSink, QueueLimits, queue},
         writer::{self, Tee},
     },
     watch::{self, Counters, Watch, Watched},
 };
+
+/// Alerts that are taken from the printer's queue together.
+const PRINTED_AT_ONCE: usize = 64;
+/// How long the end waits for a reader of standard output.
+const PRINTING_MAX: Duration = Duration::from_secs(1);
 
 /// How alerts are shown on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -135,7 +144,15 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
         (Some(spool), Some(exporter))
     };
     let (sink, source) = queue(config.queue_limits(), metrics.queue_drops.clone());
-    let tee = tee(output, shutdown.clone());
+    let printer = match output {
+        Output::None => None,
+        Output::Text | Output::Json => {
+            let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let printer = Printer::start(output, colour, io::stdout(), shutdown.clone());
+            Some(printer.context("cannot start a thread for standard output")?)
+        }
+    };
+    let tee = printer.as_ref().map(Printer::tee);
     let writer = writer::spawn(spool, source, first, tee, readiness.clone(), metrics.spool.clone())
         .context("cannot start the spool's thread")?;
     let serving = admin.map(|admin| {
@@ -165,6 +182,12 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
     let written = task::spawn_blocking(move || writer.join())
         .await?
         .expect("the spool's thread does not panic");
+    if let Some(printer) = printer {
+        match task::spawn_blocking(move || printer.end()).await? {
+            0 => {}
+            unshown => tracing::warn!("{unshown} alerts were not shown: standard output was not read fast enough"),
+        }
+    }
     if let Some(exporter) = exporter {
         let drained = exporter.await?;
         if drained.unacked > 0 {
@@ -200,10 +223,12 @@ fn hot(
     let mut processes = ProcessTable::seeded();
     let alerts = metrics.alerts();
     let mut items = |item: Item, rule: Option<&staghound_engine::ruleset::Rule>| {
-        if let Some(rule) = rule {
+        // Bounded; what does not fit is counted by the queue, and is no alert that anybody will see.
+        if sink.offer(item)
+            && let Some(rule) = rule
+        {
             alerts.of(alert::severity(rule.severity)).inc();
         }
-        sink.offer(item); // bounded; what does not fit is counted by the queue
     };
     let mut line = Watch {
         processes: &mut processes,
@@ -215,21 +240,85 @@ fn hot(
     Ok(watch::watch(&mut sensor, &mut line, &|| shutdown.is_signalled())?)
 }
 
-/// Shows alerts on standard output. When nobody reads it any more, the agent has no purpose and stops.
-fn tee(output: Output, shutdown: Shutdown) -> Option<Tee> {
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let show = move |item: &Item| {
-        let line = match (&item.kind, output) {
-            (Some(item::Kind::Alert(alert)), Output::Text) => text::alert(alert, colour),
-            (Some(item::Kind::Alert(alert)), Output::Json) => json::to_string(alert) + "\n",
-            _ => return,
-        };
-        let mut stdout = io::stdout().lock();
-        if stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_err() {
-            shutdown.signal();
+/// Shows alerts on a thread of its own: a terminal or a pipe may take them slowly or not at all.
+struct Printer {
+    sink: AlertSink,
+    dropped: Counter,
+    unread: Arc<AtomicU64>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Printer {
+    /// Starts the thread. When nobody reads what it shows any more, the agent has no purpose and stops.
+    fn start(
+        output: Output,
+        colour: bool,
+        mut into: impl io::Write + Send + 'static,
+        shutdown: Shutdown,
+    ) -> io::Result<Self> {
+        let dropped = Counter::default();
+        let (sink, source) = queue(QueueLimits::default(), dropped.clone());
+        let unread = Arc::new(AtomicU64::new(0));
+        let left = Arc::clone(&unread);
+        let thread = thread::Builder::new().name("output".to_owned()).spawn(move || {
+            loop {
+                let taken = source.take(PRINTED_AT_ONCE, usize::MAX, Duration::from_secs(1));
+                for item in &taken.items {
+                    let Some(item::Kind::Alert(alert)) = &item.kind else {
+                        continue; // that something did not fit is told at the end
+                    };
+                    let line = match output {
+                        Output::Text => text::alert(alert, colour),
+                        Output::Json => json::to_string(alert) + "\n",
+                        Output::None => continue,
+                    };
+                    if into.write_all(line.as_bytes()).and_then(|()| into.flush()).is_err() {
+                        shutdown.signal();
+                        return;
+                    }
+                    left.fetch_sub(1, Ordering::Relaxed);
+                }
+                if taken.ended {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self {
+            sink,
+            dropped,
+            unread,
+            thread,
+        })
+    }
+
+    /// What the spool's thread hands its items to; never waits.
+    fn tee(&self) -> Tee {
+        let sink = self.sink.clone();
+        let unread = Arc::clone(&self.unread);
+        let mut told = false;
+        Box::new(move |item: &Item| {
+            if !matches!(item.kind, Some(item::Kind::Alert(_))) {
+                return;
+            }
+            unread.fetch_add(1, Ordering::Relaxed);
+            if !sink.offer(item.clone()) {
+                unread.fetch_sub(1, Ordering::Relaxed);
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("standard output is read too slowly; not all alerts are shown there");
+                }
+            }
+        })
+    }
+
+    /// Waits a moment for what is left to be shown; yields how many alerts were not. The tee must be gone.
+    fn end(self) -> u64 {
+        drop(self.sink);
+        let deadline = Instant::now() + PRINTING_MAX;
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
         }
-    };
-    (output != Output::None).then(|| Box::new(show) as Tee)
+        self.dropped.get() + self.unread.load(Ordering::Relaxed)
+    }
 }
 
 fn missing(sensor: &Sensor) -> String {
@@ -265,4 +354,64 @@ fn report(sensor: &Sensor, loaded: &Loaded) {
 
 fn humantime(time: SystemTime) -> String {
     prost_types::Timestamp::from(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use staghound_proto::v1::Alert;
+    use std::io::Read as _;
+
+    fn alert(message: &str) -> Item {
+        Item {
+            kind: Some(item::Kind::Alert(Alert {
+                message: message.to_owned(),
+                ..Alert::default()
+            })),
+        }
+    }
+
+    #[test]
+    fn alerts_are_shown_in_order() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let printer = Printer::start(Output::Json, false, writer, Shutdown::new().unwrap()).unwrap();
+        let mut tee = printer.tee();
+        ["one", "two"].into_iter().for_each(|message| tee(&alert(message)));
+        drop(tee);
+        assert_eq!(printer.end(), 0);
+        let mut shown = String::new();
+        reader.read_to_string(&mut shown).unwrap();
+        let at = |message: &str| shown.lines().position(|line| line.contains(message));
+        assert_eq!((at("one"), at("two")), (Some(0), Some(1)));
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_holds_nobody_up() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let shutdown = Shutdown::new().unwrap();
+        let printer = Printer::start(Output::Text, false, writer, shutdown.clone()).unwrap();
+        let mut tee = printer.tee();
+        let long = alert(&"x".repeat(1024 * 1024));
+        let begun = Instant::now();
+        for _ in 0..40 {
+            tee(&long);
+        }
+        drop(tee);
+        assert_eq!(printer.end(), 40);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(!shutdown.is_signalled());
+    }
+
+    #[test]
+    fn the_agent_stops_when_its_reader_has_gone() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let shutdown = Shutdown::new().unwrap();
+        let printer = Printer::start(Output::Text, false, writer, shutdown.clone()).unwrap();
+        let mut tee = printer.tee();
+        tee(&alert("x"));
+        drop(tee);
+        assert_eq!(printer.end(), 1);
+        assert!(shutdown.is_signalled());
+    }
 }

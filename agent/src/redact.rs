@@ -184,8 +184,8 @@ fn after(word: &str) -> Next {
 fn user_secret(word: &str) -> Option<usize> {
     let (user, password) = word.split_once(':')?;
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_secret = !password.is_empty() && !user.contains('/') && !(is_number(user) && is_number(bare(password)));
-    is_secret.then_some(user.len() + 1)
+    let is_harmless = password.is_empty() || user.contains('/') || (is_number(user) && is_number(bare(password)));
+    (!is_harmless).then_some(user.len() + 1)
 }
 
 /// Where the secret begins in an argument that is a secret from there to its end, blanks and all: `--password=two words`,
