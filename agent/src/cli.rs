@@ -146,12 +146,7 @@ struct RunArgs {
     #[arg(long, value_name = "SEVERITY", default_value = "high", value_parser = run::parse_severity)]
     fail_on: Severity,
     /// The command and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 

@@ -222,14 +222,22 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     let code = exit_code(status);
     let mut in_scope = sensor.watched()?;
     in_scope.retain(|pid| *pid != std::process::id());
-    let mut lost = losses(&watched, gaps, &missing);
-    lost.extend(outlived(&processes.survivors(&in_scope)));
+    let lost = losses(&watched, gaps, &missing);
+    // Told, and not judged: build daemons outlive their step as a rule, and what they did until now was seen.
+    let survivors = outlived(&processes.survivors(&in_scope));
     let verdict = match findings.worst {
         Some(worst) if worst >= config.fail_on => Verdict::Fail,
         _ if !lost.is_empty() => Verdict::Inconclusive,
         _ => Verdict::Pass,
     };
-    say(&summary(config, &findings, &watched, &lost, verdict, code));
+    say(&summary(
+        config,
+        &findings,
+        &watched,
+        (&lost, &survivors),
+        verdict,
+        code,
+    ));
     Ok(match verdict {
         Verdict::Pass => code,
         Verdict::Fail => EXIT_FAIL,
@@ -262,7 +270,7 @@ fn losses(watched: &Watched, gaps: u64, missing: &[String]) -> Vec<String> {
     lost
 }
 
-/// Why a run says nothing of what still runs: one sentence and one line for each; empty when nothing does.
+/// What still runs when the command has ended: one sentence and one line for each; empty when nothing does.
 fn outlived(survivors: &[(u32, Option<Arc<Process>>)]) -> Vec<String> {
     if survivors.is_empty() {
         return Vec::new();
@@ -390,7 +398,7 @@ fn summary(
     config: &RunConfig,
     findings: &Findings,
     watched: &Watched,
-    lost: &[String],
+    (lost, survivors): (&[String], &[String]),
     verdict: Verdict,
     code: u8,
 ) -> String {
@@ -410,6 +418,9 @@ fn summary(
     }
     for reason in lost {
         summary += &format!("    not everything was seen: {}\n", text::escape(reason));
+    }
+    for survivor in survivors {
+        summary += &format!("    {}\n", text::escape(survivor));
     }
     let paint = |code: &'static str| if colour { code } else { "" };
     let reset = paint("\u{1b}[0m");
