@@ -224,20 +224,25 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     in_scope.retain(|pid| *pid != std::process::id());
     let lost = losses(&watched, gaps, &missing);
     // Told, and not judged: build daemons outlive their step as a rule, and what they did until now was seen.
-    let survivors = outlived(&processes.survivors(&in_scope));
+    let mut told = outlived(&processes.survivors(&in_scope));
+    told.extend(
+        sensor
+            .outcomes()
+            .iter()
+            .filter(|outcome| outcome.attachment == Attachment::LeftOut)
+            .map(|outcome| {
+                format!(
+                    "{} was left out as asked, and what it would have reported was not seen",
+                    outcome.program
+                )
+            }),
+    );
     let verdict = match findings.worst {
         Some(worst) if worst >= config.fail_on => Verdict::Fail,
         _ if !lost.is_empty() => Verdict::Inconclusive,
         _ => Verdict::Pass,
     };
-    say(&summary(
-        config,
-        &findings,
-        &watched,
-        (&lost, &survivors),
-        verdict,
-        code,
-    ));
+    say(&summary(config, &findings, &watched, (&lost, &told), verdict, code));
     Ok(match verdict {
         Verdict::Pass => code,
         Verdict::Fail => EXIT_FAIL,
@@ -398,7 +403,7 @@ fn summary(
     config: &RunConfig,
     findings: &Findings,
     watched: &Watched,
-    (lost, survivors): (&[String], &[String]),
+    (lost, told): (&[String], &[String]),
     verdict: Verdict,
     code: u8,
 ) -> String {
@@ -419,8 +424,8 @@ fn summary(
     for reason in lost {
         summary += &format!("    not everything was seen: {}\n", text::escape(reason));
     }
-    for survivor in survivors {
-        summary += &format!("    {}\n", text::escape(survivor));
+    for sentence in told {
+        summary += &format!("    {}\n", text::escape(sentence));
     }
     let paint = |code: &'static str| if colour { code } else { "" };
     let reset = paint("\u{1b}[0m");
