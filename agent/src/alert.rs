@@ -268,7 +268,7 @@ fn object(event: &Event<'_>, shown: &mut Shown) -> Option<v1::event::Object> {
             device: open.device,
             mode: open.mode,
             flags: open.open_flags,
-            created: open.file_mode & 0x10_0000 != 0,
+            created: open.file_mode & staghound_ebpf::file_mode::CREATED != 0,
         })),
         Detail::Rename(_, from, to) => Some(v1::event::Object::File(v1::File {
             path: path(from),

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use staghound_ebpf::{Fork, Open, PathChange, Socket, flags};
+use staghound_ebpf::{Fork, Open, PathChange, Socket, Span, file_mode, flags};
 use staghound_engine::{
     event::{self, EventKind, Value, directory_of, file_name_of},
     field::{Field, FieldArg, FieldRef},
@@ -31,9 +31,6 @@ use crate::{
 
 /// Bits of a file's type and of its permissions (`S_IFMT` and the rest).
 const FILE_TYPE: u32 = 0o170_000;
-const FMODE_READ: u32 = 1;
-const FMODE_WRITE: u32 = 2;
-const FMODE_CREATED: u32 = 0x10_0000;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const IPPROTO_TCP: u16 = 6;
@@ -117,8 +114,8 @@ impl<'a> Event<'a> {
         names: &'a Names,
     ) -> Option<Self> {
         let header = &record.header;
-        let walked = |span| {
-            let mut path = Vec::with_capacity(usize::from(span_len(span)));
+        let walked = |span: Span| {
+            let mut path = Vec::with_capacity(usize::from(span.len));
             record.walked_path(span, &mut path);
             path.into_boxed_slice()
         };
@@ -538,10 +535,12 @@ impl<'a> Event<'a> {
             (Field::EvtRawres, _) => Some(Value::Number(self.result())),
             (Field::EvtFailed, _) => Some(Value::Flag(self.result() < 0)),
             (Field::EvtCount, _) => Some(Value::Number(1)),
-            (Field::EvtIsOpenRead, _) => opened(|open| open.file_mode & FMODE_READ != 0),
-            (Field::EvtIsOpenWrite, _) => opened(|open| open.file_mode & FMODE_WRITE != 0),
-            (Field::EvtIsOpenExec, _) => opened(|open| open.file_mode & FMODE_CREATED != 0 && open.mode & 0o111 != 0),
-            (Field::EvtIsOpenCreate, _) => opened(|open| open.file_mode & FMODE_CREATED != 0),
+            (Field::EvtIsOpenRead, _) => opened(|open| open.file_mode & file_mode::READ != 0),
+            (Field::EvtIsOpenWrite, _) => opened(|open| open.file_mode & file_mode::WRITE != 0),
+            (Field::EvtIsOpenExec, _) => {
+                opened(|open| open.file_mode & file_mode::CREATED != 0 && open.mode & 0o111 != 0)
+            }
+            (Field::EvtIsOpenCreate, _) => opened(|open| open.file_mode & file_mode::CREATED != 0),
             _ => None,
         }
     }
@@ -734,10 +733,6 @@ fn unix_name(record: &Record<'_>, socket: &Socket) -> Box<[u8]> {
         [0, name @ ..] => [b"@", crate::sensor::decode::until_nul(name)].concat().into(),
         path => crate::sensor::decode::until_nul(path).into(),
     }
-}
-
-fn span_len(span: staghound_ebpf::Span) -> u16 {
-    span.len
 }
 
 /// Text of a path or argument for people and machines that want UTF-8: other bytes become `\xHH`, as does every control

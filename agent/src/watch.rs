@@ -16,7 +16,7 @@ use staghound_engine::{
     compile::Scratch,
     ruleset::{Rule, Ruleset},
 };
-use staghound_proto::v1::{self, GapReason, ObservationGap, gap, item};
+use staghound_proto::v1::{self, GapReason, ObservationGap, item};
 
 use crate::{
     alert::{self, Origin},
@@ -283,17 +283,6 @@ pub fn missing_hooks(sensor: &Sensor) -> Vec<v1::Item> {
             })
         })
         .collect()
-}
-
-/// Whether an item is a gap.
-#[must_use]
-pub fn is_gap(item: &v1::Item) -> bool {
-    matches!(
-        &item.kind,
-        Some(item::Kind::Gap(v1::Gap {
-            kind: Some(gap::Kind::Observation(_) | gap::Kind::Sequence(_))
-        }))
-    )
 }
 
 /// When the files behind [`Names`] were last changed. They are small and local, and asked once a second at most.

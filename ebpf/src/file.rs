@@ -13,13 +13,9 @@ use aya_ebpf::{
 };
 use core::ptr::{read_volatile, write_volatile};
 use staghound_ebpf::{
-    Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, SYSCALLS_MAX, Span,
+    Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, SYSCALLS_MAX, Span, file_mode,
 };
 
-/// Set in `f_mode` by the open that created the file (`FMODE_CREATED`, include/linux/fs.h).
-const FMODE_CREATED: u32 = 0x10_0000;
-/// `f_mode` bits for reading and writing.
-const FMODE_ACCESS: u32 = 0x3;
 /// `AT_FDCWD`.
 const CWD: i32 = -100;
 
@@ -58,7 +54,7 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
     let mount = file.mount()?;
     let file_mode = file.mode()?;
     let open_flags = file.flags()?;
-    let suppressed = if file_mode & FMODE_CREATED == 0 {
+    let suppressed = if file_mode & file_mode::CREATED == 0 {
         let hash: u32 = read(dentry, offset!(dentry_hash))?;
         match recent(call, dentry, mount, hash, open_flags) {
             Recent::Reported => return Ok(()),
@@ -77,7 +73,7 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
         device: inode.device()?,
         mode: u32::from(inode.mode()?),
         open_flags,
-        file_mode: file_mode & (FMODE_CREATED | FMODE_ACCESS),
+        file_mode: file_mode & (file_mode::CREATED | file_mode::READ | file_mode::WRITE),
         descriptor,
         suppressed,
         ..Open::default()

@@ -15,7 +15,7 @@ mod syscall;
 
 pub use offsets::{ABSENT, MEMBERS, Member, Offsets};
 pub use record::{
-    COMM_BYTES, Chdir, Exec, Exit, Fork, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, flags,
+    COMM_BYTES, Chdir, Exec, Exit, Fork, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, file_mode, flags,
 };
 pub use syscall::{Action, SYSCALLS_MAX, SyscallTable};
 

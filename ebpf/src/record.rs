@@ -86,6 +86,16 @@ pub mod flags {
     pub const ADDRESS_PASSED: u16 = 1 << 6;
 }
 
+/// Bits of [`Open::file_mode`], as the kernel numbers them (`FMODE_*`, include/linux/fs.h).
+pub mod file_mode {
+    /// Opened for reading.
+    pub const READ: u32 = 0x1;
+    /// Opened for writing.
+    pub const WRITE: u32 = 0x2;
+    /// Created by this open.
+    pub const CREATED: u32 = 0x10_0000;
+}
+
 /// Why something was lost or is incomplete; one per-CPU counter each, in this order.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,7 +300,7 @@ pub struct Open {
     pub mode: u32,
     /// Open flags (`f_flags`, `O_*`).
     pub open_flags: u32,
-    /// Kernel's file mode (`f_mode`): 1 read, 2 write, 0x100000 created by this open.
+    /// Bits of [`file_mode`].
     pub file_mode: u32,
     /// The descriptor.
     pub descriptor: u32,
