@@ -98,7 +98,7 @@ fn open() -> Vec<u8> {
         mode: 0o100_644,
         open_flags: 0o100_000,
         file_mode: 1,
-        descriptor: 4,
+        result: 4,
         path: data.add(b"types.h\0bits\0x86_64-linux-gnu\0include\0usr\0"),
         ..Open::default()
     };

@@ -147,7 +147,7 @@ impl<'a> Event<'a> {
                 let name = dns::question(record.bytes(socket.data)).unwrap_or_default();
                 (EventKind::Send, Detail::Socket(*socket, name.into()))
             }
-            Body::Chdir(_) => return None,
+            Body::Chdir(_) | Body::Call(_) | Body::Receive(_) | Body::Ended(_) | Body::Resolved(_) => return None,
         };
         let compat = header.flags & flags::COMPAT != 0;
         let event_type = match kind {
@@ -204,7 +204,7 @@ impl<'a> Event<'a> {
     pub fn result(&self) -> i64 {
         match &self.detail {
             Detail::Process(_) | Detail::Fork(_) => 0,
-            Detail::Open(open, _) => i64::from(open.descriptor),
+            Detail::Open(open, _) => i64::from(open.result),
             Detail::Rename(change, ..) | Detail::Unlink(change, _) | Detail::Chmod(change, _) => {
                 i64::from(change.result)
             }
@@ -323,7 +323,7 @@ impl<'a> Event<'a> {
                 Detail::Process(Some(status)) => add("status", status.to_string().as_bytes()),
                 Detail::Fork(fork) => add("child", fork.child_pid.to_string().as_bytes()),
                 Detail::Open(open, path) => {
-                    add("fd", open.descriptor.to_string().as_bytes());
+                    add("fd", open.result.to_string().as_bytes());
                     add("name", path);
                     add("flags", open.open_flags.to_string().as_bytes());
                 }
@@ -357,7 +357,7 @@ impl<'a> Event<'a> {
     fn argument(&self, key: &str) -> Option<Value<'_>> {
         Some(match (key, &self.detail) {
             ("res", _) => Value::Number(self.result()),
-            ("fd", Detail::Open(open, _)) => Value::Number(i64::from(open.descriptor)),
+            ("fd", Detail::Open(open, _)) => Value::Number(i64::from(open.result)),
             ("fd", Detail::Socket(socket, _)) => Value::Number(i64::from(socket.descriptor)),
             (
                 "name" | "path" | "filename",
@@ -481,7 +481,7 @@ impl<'a> Event<'a> {
             (Detail::Open(_, path), Field::FdName) => Some(Value::Text(path)),
             (Detail::Open(_, path), Field::FdDirectory) => Some(Value::Text(directory_of(path))),
             (Detail::Open(_, path), Field::FdFilename) => Some(Value::Text(file_name_of(path))),
-            (Detail::Open(open, _), Field::FdNum) => Some(Value::Number(i64::from(open.descriptor))),
+            (Detail::Open(open, _), Field::FdNum) => Some(Value::Number(i64::from(open.result))),
             (Detail::Open(open, _), Field::FdType) => Some(names::file_type(open.mode).0.into()),
             (Detail::Open(open, _), Field::FdTypechar) => Some(names::file_type(open.mode).1.into()),
             (Detail::Open(open, _), Field::FdIno) => i64::try_from(open.inode).ok().map(Value::Number),

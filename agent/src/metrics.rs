@@ -24,6 +24,8 @@ pub struct Metrics {
     truncated: Family<One, Counter>,
     /// Equal opens that the kernel half counted instead of reporting.
     pub repeated_opens: Counter,
+    /// Events that the kernel half left out because no loaded rule can want them.
+    pub unwanted: Counter,
     matches: Family<One, Counter>,
     alerts: Family<One, Counter>,
     programs: Family<Two, Gauge>,
@@ -121,6 +123,7 @@ impl Metrics {
             lost: Family::default(),
             truncated: Family::default(),
             repeated_opens: Counter::default(),
+            unwanted: Counter::default(),
             matches: Family::default(),
             alerts: Family::default(),
             programs: Family::default(),
@@ -152,6 +155,11 @@ impl Metrics {
             "repeated_opens",
             "Equal opens by one process image that were counted instead of reported",
             self.repeated_opens.clone(),
+        );
+        registry.register(
+            "unwanted_events",
+            "Events that the programs left out because no loaded rule can want them",
+            self.unwanted.clone(),
         );
         registry.register(
             "matches",

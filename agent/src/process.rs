@@ -300,7 +300,11 @@ impl ProcessTable {
             | Body::Connect(_)
             | Body::Listen(_)
             | Body::Accept(_)
-            | Body::Send(_) => actor,
+            | Body::Send(_)
+            | Body::Call(_)
+            | Body::Receive(_)
+            | Body::Ended(_)
+            | Body::Resolved(_) => actor,
         }
     }
 

@@ -83,6 +83,7 @@ fn loss_counter(metrics: &Metrics, loss: Loss) -> Counter {
         }
         Loss::PathCut | Loss::ArgsCut | Loss::EnvCut => metrics.truncated(loss.name()),
         Loss::Deduplicated => metrics.repeated_opens.clone(),
+        Loss::Unwanted => metrics.unwanted.clone(),
     }
 }
 
@@ -225,7 +226,8 @@ fn tell_losses(
                 | Loss::PathCut
                 | Loss::ArgsCut
                 | Loss::EnvCut
-                | Loss::Deduplicated => GapReason::Unspecified,
+                | Loss::Deduplicated
+                | Loss::Unwanted => GapReason::Unspecified,
             };
             gap(loss.name(), more, reason);
         }

@@ -19,7 +19,7 @@ const DATA_MAX: u32 = 16 * 1024;
 /// One read writes at most this much, so that no read passes the end of the scratch memory.
 const READ_MAX: u32 = 8 * 1024;
 /// Header and body are at most this long.
-const FIXED_MAX: usize = 256;
+const FIXED_MAX: usize = 512;
 const SCRATCH_BYTES: usize = FIXED_MAX + (DATA_MAX + READ_MAX) as usize;
 
 /// Where a record is put together; per CPU.

@@ -1,7 +1,7 @@
 //! Files: open, rename, unlink, chmod, chdir; all at the end of their system call.
 
 use crate::{
-    SYSCALLS, constant,
+    SYSCALLS,
     emit::{Record, count},
     kernel::{Call, read},
     offset, path,
@@ -12,9 +12,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use core::ptr::{read_volatile, write_volatile};
-use staghound_ebpf::{
-    Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, SYSCALLS_MAX, Span, file_mode,
-};
+use staghound_ebpf::{Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, Span, file_mode};
 
 /// `AT_FDCWD`.
 const CWD: i32 = -100;
@@ -74,7 +72,7 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
         mode: u32::from(inode.mode()?),
         open_flags,
         file_mode: file_mode & (file_mode::CREATED | file_mode::READ | file_mode::WRITE),
-        descriptor,
+        result: call.result as i32,
         suppressed,
         ..Open::default()
     };
@@ -174,10 +172,13 @@ pub(crate) fn was_nonsense(call: &Call) -> bool {
 
 /// What the table says of this call; the tail-called programs serve several.
 #[inline(always)]
-pub(crate) fn action(call: &Call) -> u16 {
-    let number = call.number() as usize & (SYSCALLS_MAX - 1);
-    let actions = constant(&SYSCALLS.actions[number]);
-    if call.compat { actions >> 8 } else { actions & 0xff }
+pub(crate) fn action(call: &Call) -> u32 {
+    let Some(actions) = SYSCALLS.get_ptr(call.number()) else {
+        return 0;
+    };
+    // SAFETY: a valid map value.
+    let actions = unsafe { read_volatile(actions) };
+    (if call.compat { actions >> 8 } else { actions }) & 0xff
 }
 
 /// `rename`, `renameat`, `renameat2`.
@@ -195,7 +196,7 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
     unsafe { call.describe(Kind::Rename, record.header()) };
-    let at = action(call) == Action::RenameAt as u16;
+    let at = action(call) == Action::RenameAt as u32;
     let (old_directory, old, new_directory, new) = if at {
         (call.first() as i32, call.second(), call.third() as i32, call.fourth())
     } else {
@@ -223,7 +224,7 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
 /// `unlink`, `unlinkat`, `rmdir`.
 #[inline(always)]
 pub(crate) fn unlink(call: &Call) -> Result<(), Loss> {
-    let at = action(call) == Action::UnlinkAt as u16;
+    let at = action(call) == Action::UnlinkAt as u32;
     let (directory, name, argument) = if at {
         (call.first() as i32, call.second(), call.third() as u32)
     } else {
@@ -236,10 +237,10 @@ pub(crate) fn unlink(call: &Call) -> Result<(), Loss> {
 #[inline(always)]
 pub(crate) fn chmod(call: &Call) -> Result<(), Loss> {
     let action = action(call);
-    if action == Action::ChmodDescriptor as u16 {
+    if action == Action::ChmodDescriptor as u32 {
         return chmod_descriptor(call);
     }
-    let (directory, name, mode) = if action == Action::ChmodAt as u16 {
+    let (directory, name, mode) = if action == Action::ChmodAt as u32 {
         (call.first() as i32, call.second(), call.third() as u32)
     } else {
         (CWD, call.first(), call.second() as u32)

@@ -9,15 +9,18 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod call;
 mod offsets;
 mod record;
 mod syscall;
 
+pub use call::{Shape, TEXT_BYTES_MAX, Wanted};
 pub use offsets::{ABSENT, MEMBERS, Member, Offsets};
 pub use record::{
-    COMM_BYTES, Chdir, Exec, Exit, Fork, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, file_mode, flags,
+    COMM_BYTES, Call, Chdir, Ended, Ends, Exec, Exit, Fork, Header, Ids, Kind, Loss, Open, PathChange, Resolved, Ring,
+    Socket, Span, Stdio, exec_flags, file_mode, flags, open_layer,
 };
-pub use syscall::{Action, SYSCALLS_MAX, SyscallTable};
+pub use syscall::{Action, SHAPES_MAX, SYSCALLS_MAX, ShapeTable, SyscallTable};
 
 /// Most bytes of arguments that an exec record carries; the rest is cut and told by [`flags::ARGS_CUT`].
 pub const ARGS_BYTES_MAX: usize = 8191;
@@ -99,8 +102,17 @@ impl EnvName {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
 pub struct Settings {
-    /// Thread group of the agent, whose own files and sockets are not reported; 0 for none.
-    pub own_pid: u32,
     /// 1 when only processes in the map `SCOPE` are reported.
     pub scoped: u32,
+    /// 1 when the kernel has `bpf_get_current_task_btf` (5.11).
+    pub task_pointers: u32,
+    /// 1 when the kernel has `bpf_task_pt_regs` (5.15).
+    pub task_registers: u32,
+    /// 1 when the programs on LSM hooks are attached: then io_uring's opens are reported there.
+    pub lsm: u32,
+    /// These programs report only while the map `AGENT` holds the same number: so the next agent's programs take over
+    /// from the last one's in one step.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
 }

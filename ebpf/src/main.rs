@@ -39,7 +39,7 @@ use aya_ebpf::{
 };
 use core::ptr::read_volatile;
 use kernel::{Call, Task};
-use staghound_ebpf::{Action, Loss, Offsets, SYSCALLS_MAX, Settings, SyscallTable};
+use staghound_ebpf::{Action, Loss, Offsets, SYSCALLS_MAX, Settings, ShapeTable};
 
 /// Where kernel struct members are; set by the agent before loading, then frozen.
 #[unsafe(no_mangle)]
@@ -47,11 +47,27 @@ static OFFSETS: Offsets = Offsets::NONE;
 
 /// What the agent wants; set before loading, then frozen.
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings { own_pid: 0, scoped: 0 };
+static SETTINGS: Settings = Settings {
+    scoped: 0,
+    task_pointers: 0,
+    task_registers: 0,
+    lsm: 0,
+    generation: 0,
+    reserved: 0,
+};
 
-/// Which system calls are looked at; set before loading, then frozen.
+/// How calls without a program of their own are recorded; set before loading, then frozen.
 #[unsafe(no_mangle)]
-static SYSCALLS: SyscallTable = SyscallTable::EMPTY;
+static SHAPES: ShapeTable = ShapeTable::EMPTY;
+
+/// Which system calls are looked at, as in [`SyscallTable`]; the agent may change it at any time.
+#[map]
+static SYSCALLS: Array<u32> = Array::with_max_entries(SYSCALLS_MAX as u32, 0);
+
+/// Element 0: thread group of the agent, whose own files and sockets are not reported. Element 1: the generation of the
+/// programs that report.
+#[map]
+static AGENT: Array<u32> = Array::with_max_entries(2, 0);
 
 /// Process and network records.
 #[map]
@@ -95,7 +111,14 @@ macro_rules! offset {
 /// Whether the agent asked for processes like this one.
 #[inline(always)]
 fn wanted(pid: u32) -> bool {
-    pid != constant(&SETTINGS.own_pid) && in_scope(pid)
+    pid != agent_pid() && in_scope(pid)
+}
+
+/// Thread group of the agent.
+#[inline(always)]
+fn agent_pid() -> u32 {
+    // SAFETY: a valid map value.
+    AGENT.get_ptr(0).map_or(0, |pid| unsafe { read_volatile(pid) })
 }
 
 #[inline(always)]
@@ -112,21 +135,30 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     if number >= SYSCALLS_MAX as u64 {
         return 0;
     }
-    let actions = constant(&SYSCALLS.actions[number as usize]);
+    let Some(actions) = SYSCALLS.get_ptr(number as u32) else {
+        return 0;
+    };
+    // SAFETY: a valid map value.
+    let actions = unsafe { read_volatile(actions) };
     if actions == 0 {
         return 0;
     }
     let task = Task::current();
-    let action = if task.is_compat() { actions >> 8 } else { actions & 0xff };
+    let action = (if task.is_compat() { actions >> 8 } else { actions }) & 0xff;
     if action == 0 || !wanted(task.pid()) {
         return 0;
     }
     // A failed open has no file to tell of.
-    if action == Action::Open as u16 && ctx.arg::<i64>(1) < 0 {
+    if action == Action::Open as u32 && ctx.arg::<i64>(1) < 0 {
         return 0;
     }
+    let program = if action > Action::Call as u32 {
+        Action::Call as u32
+    } else {
+        action
+    };
     // SAFETY: ends this program; nothing here needs dropping.
-    unsafe { ACTIONS.tail_call(&ctx, u32::from(action)) };
+    unsafe { ACTIONS.tail_call(&ctx, program) };
     emit::count(Loss::ProgramMissing);
     0
 }

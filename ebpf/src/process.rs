@@ -199,6 +199,7 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) -> Result<(), Loss> {
             child_ppid: child.parent_pid(),
             mount_namespace,
             pid_namespace,
+            ..Fork::default()
         },
     };
     // SAFETY: the header is ours.

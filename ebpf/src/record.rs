@@ -31,13 +31,22 @@ pub enum Kind {
     Listen = 10,
     /// A connection was accepted; body [`Socket`].
     Accept = 11,
-    /// A datagram was sent to port 53; body [`Socket`] with its first bytes.
+    /// A datagram was sent, or bytes over TCP to port 53; body [`Socket`] with the first bytes of what goes to port 53.
     Send = 12,
+    /// A system call that needs no body of its own ended; body [`Call`].
+    Call = 13,
+    /// A datagram or bytes came from port 53; body [`Socket`] with their first bytes.
+    Receive = 14,
+    /// A TCP connection ended; body [`Ended`].
+    Ended = 15,
+    /// What the kernel resolved a path to, just before it acts on it; body [`Resolved`]. Belongs to the next record of
+    /// the same thread that tells of a path.
+    Resolved = 16,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Exec,
         Self::Fork,
         Self::Exit,
@@ -50,6 +59,10 @@ impl Kind {
         Self::Listen,
         Self::Accept,
         Self::Send,
+        Self::Call,
+        Self::Receive,
+        Self::Ended,
+        Self::Resolved,
     ];
 
     /// The kind of this number.
@@ -84,6 +97,10 @@ pub mod flags {
     pub const FAULT: u16 = 1 << 5;
     /// The remote address is what the process passed, not what the kernel kept.
     pub const ADDRESS_PASSED: u16 = 1 << 6;
+    /// It was asked for through io_uring; `syscall` is the number of the native call that does the same.
+    pub const IO_URING: u16 = 1 << 7;
+    /// What came of it is not known: the record was made before the kernel acted. The result is 0.
+    pub const RESULT_UNKNOWN: u16 = 1 << 8;
 }
 
 /// Bits of [`Open::file_mode`], as the kernel numbers them (`FMODE_*`, include/linux/fs.h).
@@ -120,13 +137,15 @@ pub enum Loss {
     ArgsCut = 8,
     /// Environment was cut; the record carries a flag.
     EnvCut = 9,
-    /// Not a loss: an equal open was counted instead of reported.
+    /// Not a loss: an equal event was counted instead of reported.
     Deduplicated = 10,
+    /// Not a loss: no loaded rule can want the event.
+    Unwanted = 11,
 }
 
 impl Loss {
     /// Every loss, in order of its number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ProcessRingFull,
         Self::FileRingFull,
         Self::DescriptorGone,
@@ -138,6 +157,7 @@ impl Loss {
         Self::ArgsCut,
         Self::EnvCut,
         Self::Deduplicated,
+        Self::Unwanted,
     ];
 
     /// Its name in metrics and reports.
@@ -155,6 +175,7 @@ impl Loss {
             Self::ArgsCut => "args_cut",
             Self::EnvCut => "env_cut",
             Self::Deduplicated => "deduplicated",
+            Self::Unwanted => "unwanted",
         }
     }
 
@@ -169,7 +190,7 @@ impl Loss {
             | Self::ScopeFull
             | Self::ProgramMissing
             | Self::MessageSkipped => true,
-            Self::PathCut | Self::ArgsCut | Self::EnvCut | Self::Deduplicated => false,
+            Self::PathCut | Self::ArgsCut | Self::EnvCut | Self::Deduplicated | Self::Unwanted => false,
         }
     }
 }
@@ -232,22 +253,38 @@ pub struct Header {
 pub struct Exec {
     /// Inode of the executable.
     pub inode: u64,
+    /// When that inode was last changed, in nanoseconds since 1970.
+    pub changed_ns: u64,
+    /// When the executable was last written, in nanoseconds since 1970.
+    pub modified_ns: u64,
     /// Device of the executable, as the kernel keeps it.
     pub device: u32,
     /// Links to the inode; 0 when it was removed.
     pub nlink: u32,
     /// Type and permission bits of the executable.
     pub mode: u32,
+    /// Owner of the executable, in the initial user namespace.
+    pub owner: u32,
+    /// Group of the executable, likewise.
+    pub owner_group: u32,
+    /// Bits of [`exec_flags`].
+    pub exec_flags: u32,
     /// Mount namespace.
     pub mount_namespace: u32,
     /// Pid namespace.
     pub pid_namespace: u32,
+    /// Network namespace.
+    pub network_namespace: u32,
+    /// User namespace.
+    pub user_namespace: u32,
     /// Bytes of the arguments before they were cut.
     pub args_bytes: u32,
     /// Controlling terminal, as in `/proc/PID/stat`; 0 when there is none.
     pub tty: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Who is who in its groups.
+    pub ids: Ids,
+    /// Standard input, output and error.
+    pub stdio: [Stdio; 3],
     /// Executable: components from leaf to root, each NUL-terminated.
     pub executable: Span,
     /// Working directory, likewise.
@@ -260,6 +297,54 @@ pub struct Exec {
     pub env: Span,
     /// Arguments, each NUL-terminated.
     pub args: Span,
+}
+
+/// Bits of [`Exec::exec_flags`].
+pub mod exec_flags {
+    /// The executable lies on an overlay file system, in its upper layer: it is not part of the image.
+    pub const UPPER_LAYER: u32 = 1;
+    /// The executable lies on an overlay file system, in a lower layer.
+    pub const LOWER_LAYER: u32 = 1 << 1;
+    /// The kernel raises privileges for it (`bprm->secureexec`): set-user-id, set-group-id or file capabilities.
+    pub const SECURE: u32 = 1 << 2;
+}
+
+/// Numbers of a process that others share with it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ids {
+    /// Session, in the initial pid namespace.
+    pub session: u32,
+    /// Process group, in the initial pid namespace.
+    pub group: u32,
+    /// Thread group, in the process's own pid namespace; so are the other three.
+    pub own_pid: u32,
+    /// Thread group of the parent; 0 when it is outside.
+    pub own_ppid: u32,
+    /// Session.
+    pub own_session: u32,
+    /// Process group.
+    pub own_group: u32,
+}
+
+/// What a standard descriptor is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Stdio {
+    /// Type and permission bits; 0 when the descriptor is closed.
+    pub mode: u16,
+    /// Address family of a socket (`AF_*`); 0 for anything else.
+    pub family: u16,
+    /// Remote port of a socket, host byte order.
+    pub remote_port: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Device number of a device file, as the kernel keeps it.
+    pub device: u32,
+    /// Low half of the inode number: equal for both ends of a pipe.
+    pub inode: u32,
+    /// Remote address of a socket: 16 bytes for IPv6, the first four for IPv4.
+    pub remote: [u8; 16],
 }
 
 /// A process was made. The header tells of its maker.
@@ -276,6 +361,12 @@ pub struct Fork {
     pub mount_namespace: u32,
     /// Pid namespace of the child.
     pub pid_namespace: u32,
+    /// Namespaces that the child does not share with its maker, as `CLONE_NEW*` bits.
+    pub new_namespaces: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Who the child is in its groups.
+    pub ids: Ids,
 }
 
 /// The last thread of a process ended.
@@ -302,14 +393,26 @@ pub struct Open {
     pub open_flags: u32,
     /// Bits of [`file_mode`].
     pub file_mode: u32,
-    /// The descriptor.
-    pub descriptor: u32,
+    /// The descriptor, or a negative error number.
+    pub result: i32,
     /// Equal opens by the same process image that were counted instead of reported since the last report.
     pub suppressed: u32,
-    /// Components from leaf to root, each NUL-terminated.
+    /// Bits of [`open_layer`].
+    pub layer: u32,
+    /// Components from leaf to root, each NUL-terminated. With a `name`, the directory that it is relative to.
     pub path: Span,
+    /// Path as the process passed it, NUL-terminated, where no file tells what it led to; else empty.
+    pub name: Span,
     /// Zero.
     pub reserved: u32,
+}
+
+/// Bits of [`Open::layer`] and [`Call::layer`].
+pub mod open_layer {
+    /// The file lies on an overlay file system, in its upper layer.
+    pub const UPPER: u32 = 1;
+    /// The file lies on an overlay file system, in a lower layer.
+    pub const LOWER: u32 = 1 << 1;
 }
 
 /// A name was changed or removed, or a mode changed.
@@ -360,8 +463,89 @@ pub struct Socket {
     pub result: i32,
     /// The descriptor.
     pub descriptor: u32,
-    /// For `AF_UNIX`, the path or abstract name; for a datagram, its first bytes.
+    /// Identity of the socket while it lives; 0 where unknown.
+    pub identity: u64,
+    /// For `AF_UNIX`, the path or abstract name; for what goes to or comes from port 53, its first bytes.
     pub data: Span,
-    /// Zero.
-    pub reserved: u32,
+    /// Type of the socket (`SOCK_*`).
+    pub socket_type: u32,
+}
+
+/// A system call ended. What its arguments mean is the caller's to know, by the number of the call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Call {
+    /// What it returned.
+    pub result: i64,
+    /// Its arguments, as they were passed; those of a 32-bit caller without sign.
+    pub args: [u64; 6],
+    /// Inode behind the descriptor that the call is about; 0 for none.
+    pub inode: u64,
+    /// Device of that inode, as the kernel keeps it.
+    pub device: u32,
+    /// Type and permission bits of that inode.
+    pub mode: u32,
+    /// Bits of [`open_layer`] for that inode.
+    pub layer: u32,
+    /// Equal calls by the same process image that were counted instead of reported since the last report.
+    pub suppressed: u32,
+    /// The descriptor that the call is about: components from leaf to root.
+    pub object: Span,
+    /// A second descriptor, likewise.
+    pub new_object: Span,
+    /// Directory that `name` is relative to, or the object itself when `name` is empty: components from leaf to root.
+    pub base: Span,
+    /// Path as the process passed it, NUL-terminated.
+    pub name: Span,
+    /// Likewise for a second path.
+    pub new_base: Span,
+    /// Likewise for a second path.
+    pub new_name: Span,
+    /// A text that was passed, NUL-terminated.
+    pub text: Span,
+    /// Another text, or bytes.
+    pub more: Span,
+}
+
+/// A TCP connection ended. The header tells of whoever ran when it did: with [`Ended::socket`] the agent knows whose it
+/// was.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ended {
+    /// Identity of the socket while it lives; the same in its other records ([`Socket::identity`]).
+    pub socket: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent that the other end acknowledged.
+    pub sent: u64,
+    /// Both ends.
+    pub ends: Ends,
+}
+
+/// Both ends of a socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ends {
+    /// Local address: 16 bytes for IPv6, the first four for IPv4.
+    pub local: [u8; 16],
+    /// Remote address, likewise.
+    pub remote: [u8; 16],
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+    /// Address family (`AF_*`).
+    pub family: u16,
+    /// Transport protocol (`IPPROTO_*`).
+    pub protocol: u16,
+}
+
+/// What the kernel resolved paths to, just before it acts on them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Resolved {
+    /// Components from leaf to root, each NUL-terminated.
+    pub path: Span,
+    /// Likewise the second path of a rename or link.
+    pub new_path: Span,
 }

@@ -114,14 +114,14 @@ fn take_passed(address: u64, body: &mut Socket) -> bool {
 #[inline(always)]
 pub(crate) fn state(call: &Call) -> Result<(), Loss> {
     let action = file::action(call);
-    let (kind, descriptor) = if action == Action::Accept as u16 {
+    let (kind, descriptor) = if action == Action::Accept as u32 {
         (Kind::Accept, call.result as u32)
-    } else if action == Action::Listen as u16 {
+    } else if action == Action::Listen as u32 {
         (Kind::Listen, call.first() as u32)
     } else {
         (Kind::Connect, call.first() as u32)
     };
-    let connect = action == Action::Connect as u16;
+    let connect = action == Action::Connect as u32;
     if call.result < 0 && !connect {
         return Ok(());
     }
@@ -195,15 +195,15 @@ pub(crate) fn send(call: &Call) -> Result<(), Loss> {
     // SAFETY: as above.
     unsafe { call.describe(Kind::Send, record.header()) };
     let action = file::action(call);
-    if action != Action::SendTo as u16 && call.compat {
+    if action != Action::SendTo as u32 && call.compat {
         return Err(Loss::MessageSkipped);
     }
-    let many = action == Action::SendMmsg as u16;
+    let many = action == Action::SendMmsg as u32;
     for index in 0..MESSAGES_MAX {
         if index > 0 && (!many || i64::from(index) >= call.result) {
             return Ok(());
         }
-        let message = if action == Action::SendTo as u16 {
+        let message = if action == Action::SendTo as u32 {
             Message {
                 address: call.fifth(),
                 buffer: call.second(),

@@ -31,29 +31,63 @@ pub enum Action {
     Chdir = 9,
     /// `connect(socket, address, length)`.
     Connect = 10,
+    /// `bind(socket, address, length)`.
+    Bind = 11,
     /// `listen(socket, backlog)`.
-    Listen = 11,
+    Listen = 12,
     /// `accept(socket, …)`.
-    Accept = 12,
+    Accept = 13,
     /// `sendto(socket, buffer, length, flags, address, length)`.
-    SendTo = 13,
+    SendTo = 14,
     /// `sendmsg(socket, message, flags)`.
-    SendMsg = 14,
+    SendMsg = 15,
     /// `sendmmsg(socket, messages, count, flags)`.
-    SendMmsg = 15,
+    SendMmsg = 16,
+    /// `write(descriptor, buffer, length)`, to port 53.
+    Write = 17,
+    /// `writev(descriptor, vectors, count)`, to port 53.
+    WriteVector = 18,
+    /// `recvfrom(socket, buffer, length, flags, address, length)`, from port 53.
+    ReceiveFrom = 19,
+    /// `recvmsg(socket, message, flags)`, from port 53.
+    ReceiveMsg = 20,
+    /// `read(descriptor, buffer, length)`, from port 53.
+    Read = 21,
+    /// `socketcall(call, arguments)` of 32-bit callers.
+    SocketCall = 22,
+    /// Whatever else: by its [`crate::Shape`]. The numbers from here on are shapes, not programs.
+    Call = 32,
 }
 
 impl Action {
-    /// One more than the highest number.
-    pub const COUNT: u32 = 16;
+    /// One more than the highest number of a program.
+    pub const COUNT: u32 = 33;
 }
+
+/// Shapes that can be told apart.
+pub const SHAPES_MAX: usize = 128;
 
 /// For each system call number, what is done for native callers and for 32-bit ones.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SyscallTable {
-    /// Low byte: [`Action`] for native callers; high byte: for 32-bit callers.
-    pub actions: [u16; SYSCALLS_MAX],
+    /// Low byte: [`Action`] for native callers, or [`Action::Call`] and the shape added; next byte: for 32-bit callers.
+    pub actions: [u32; SYSCALLS_MAX],
+}
+
+/// Shapes by their number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ShapeTable {
+    /// The shape of each number.
+    pub shapes: [crate::Shape; SHAPES_MAX],
+}
+
+impl ShapeTable {
+    /// A table without shapes.
+    pub const EMPTY: Self = Self {
+        shapes: [crate::Shape::PLAIN; SHAPES_MAX],
+    };
 }
 
 impl SyscallTable {
@@ -62,13 +96,13 @@ impl SyscallTable {
         actions: [0; SYSCALLS_MAX],
     };
 
-    /// Does `action` for native callers of `number`.
-    pub fn native(&mut self, number: usize, action: Action) {
-        self.actions[number] = (self.actions[number] & 0xff00) | action as u16;
+    /// Does `action` (a number as in [`Self::actions`]) for native callers of `number`.
+    pub fn native(&mut self, number: usize, action: u8) {
+        self.actions[number] = (self.actions[number] & !0xff) | u32::from(action);
     }
 
     /// Does `action` for 32-bit callers of `number`.
-    pub fn compat(&mut self, number: usize, action: Action) {
-        self.actions[number] = (self.actions[number] & 0x00ff) | ((action as u16) << 8);
+    pub fn compat(&mut self, number: usize, action: u8) {
+        self.actions[number] = (self.actions[number] & !0xff00) | (u32::from(action) << 8);
     }
 }

@@ -1,6 +1,6 @@
 //! Decodes records: kernel bytes in, checked structures out. Any bytes give a record or an error, never a panic.
 
-use staghound_ebpf::{Chdir, Exec, Exit, Fork, Header, Kind, Open, PathChange, Socket, Span};
+use staghound_ebpf::{Call, Chdir, Ended, Exec, Exit, Fork, Header, Kind, Open, PathChange, Resolved, Socket, Span};
 use zerocopy::FromBytes;
 
 /// A record that its bytes were checked against.
@@ -38,8 +38,16 @@ pub enum Body {
     Listen(Socket),
     /// A connection was accepted.
     Accept(Socket),
-    /// A datagram was sent to port 53.
+    /// Something was sent.
     Send(Socket),
+    /// A system call without a body of its own ended.
+    Call(Call),
+    /// Something came from port 53.
+    Receive(Socket),
+    /// A TCP connection ended.
+    Ended(Ended),
+    /// What the kernel resolved the paths of the thread's next record to.
+    Resolved(Resolved),
 }
 
 /// Why bytes are no record. Only a kernel object of another version, or damage, can cause it.
@@ -77,6 +85,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         Kind::Listen => split(rest, Body::Listen)?,
         Kind::Accept => split(rest, Body::Accept)?,
         Kind::Send => split(rest, Body::Send)?,
+        Kind::Call => split(rest, Body::Call)?,
+        Kind::Receive => split(rest, Body::Receive)?,
+        Kind::Ended => split(rest, Body::Ended)?,
+        Kind::Resolved => split(rest, Body::Resolved)?,
     };
     Ok(Record { header, body, data })
 }

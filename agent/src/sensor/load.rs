@@ -253,13 +253,13 @@ impl Loaded {
                 missing.join(" and ")
             )));
         }
-        let settings = settings(config);
-        let left_out: Vec<Action> = PROGRAMS
+        let served: Vec<Action> = PROGRAMS
             .iter()
-            .filter(|program| config.without.iter().any(|name| name == program.name))
+            .filter(|program| !config.without.iter().any(|name| name == program.name))
             .flat_map(|program| program.actions.iter().copied())
             .collect();
-        let syscalls = syscalls::table(&left_out);
+        let syscalls = syscalls::table(&served, |_| true);
+        let shapes = syscalls::shape_table();
         let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
         // Each of these three reads all of the kernel's type information, one of them inside aya, where it cannot be
         // turned off: so side by side.
@@ -274,13 +274,14 @@ impl Loaded {
             )
         });
         let offsets = offsets?;
+        let settings = settings(config, offsets::features_of_running_kernel()?);
         let btf = btf.map_err(|error| SensorError::Object(error.to_string()))?;
         let mut ebpf = loader
             .btf(Some(&btf))
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("SETTINGS", settings.as_bytes(), true)
-            .override_global("SYSCALLS", syscalls.as_bytes(), true)
+            .override_global("SHAPES", shapes.as_bytes(), true)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .load(OBJECT)
             .map_err(|error| SensorError::Object(chain(&error)))?;
@@ -288,6 +289,21 @@ impl Loaded {
         for (key, alike) in env_names() {
             names.insert(key, alike, 0).map_err(|error| SensorError::Map {
                 map: "ENV_NAMES",
+                reason: error.to_string(),
+            })?;
+        }
+        let mut agent: Array<MapData, u32> = take(&mut ebpf, "AGENT")?;
+        let own = [(0, std::process::id()), (1, settings.generation)];
+        for (index, value) in own {
+            agent.set(index, value, 0).map_err(|error| SensorError::Map {
+                map: "AGENT",
+                reason: error.to_string(),
+            })?;
+        }
+        let mut table: Array<MapData, u32> = take(&mut ebpf, "SYSCALLS")?;
+        for (number, actions) in (0_u32..).zip(syscalls.actions).filter(|(_, actions)| *actions != 0) {
+            table.set(number, actions, 0).map_err(|error| SensorError::Map {
+                map: "SYSCALLS",
                 reason: error.to_string(),
             })?;
         }
@@ -376,10 +392,14 @@ fn env_names() -> Vec<(u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX])> {
     names
 }
 
-fn settings(config: &SensorConfig) -> Settings {
+fn settings(config: &SensorConfig, features: offsets::Features) -> Settings {
     Settings {
-        own_pid: std::process::id(),
         scoped: u32::from(config.scoped),
+        task_pointers: u32::from(features.task_pointers),
+        task_registers: u32::from(features.task_registers),
+        lsm: 0,
+        generation: 0,
+        reserved: 0,
     }
 }
 

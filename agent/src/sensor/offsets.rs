@@ -46,6 +46,28 @@ pub fn of_running_kernel() -> Result<Offsets, OffsetsError> {
     resolve(&fs::read(VMLINUX).map_err(OffsetsError::NoBtf)?)
 }
 
+/// What the running kernel offers to programs, told by the names of its helpers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// `bpf_get_current_task_btf` (5.11).
+    pub task_pointers: bool,
+    /// `bpf_task_pt_regs` (5.15).
+    pub task_registers: bool,
+}
+
+/// What the running kernel offers to programs.
+///
+/// # Errors
+/// The kernel has no BTF.
+pub fn features_of_running_kernel() -> Result<Features, OffsetsError> {
+    let section = fs::read(VMLINUX).map_err(OffsetsError::NoBtf)?;
+    let has = |name: &[u8]| memchr::memmem::find(&section, name).is_some();
+    Ok(Features {
+        task_pointers: has(b"\0BPF_FUNC_get_current_task_btf\0"),
+        task_registers: has(b"\0BPF_FUNC_task_pt_regs\0"),
+    })
+}
+
 /// Offsets from a raw BTF section.
 ///
 /// # Errors
@@ -197,6 +219,9 @@ impl<'a> Types<'a> {
         let Some(&(_, mut id)) = self.containers.iter().find(|(name, _)| *name == member.container) else {
             return Ok(None);
         };
+        if member.path == "sizeof" {
+            return Ok(self.header(id).map(|(_, header)| header.size_or_type));
+        }
         let mut bits = 0_u32;
         for step in member.path.split('.') {
             let found = step.split('|').find_map(|name| self.find(id, name.as_bytes(), 0));
