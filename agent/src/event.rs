@@ -150,23 +150,19 @@ impl<'a> Event<'a> {
             Body::Chdir(_) | Body::Call(_) | Body::Receive(_) | Body::Ended(_) | Body::Resolved(_) => return None,
         };
         let compat = header.flags & flags::COMPAT != 0;
-        let event_type = match kind {
-            EventKind::Exec => "execve",
-            EventKind::Fork => "clone",
-            EventKind::Exit => "procexit",
-            EventKind::Open
-            | EventKind::Rename
-            | EventKind::Unlink
-            | EventKind::Chmod
-            | EventKind::Connect
-            | EventKind::Listen
-            | EventKind::Accept
-            | EventKind::Send => match syscalls::name(header.syscall, compat) {
+        let event_type = if kind == EventKind::Exec {
+            "execve"
+        } else if kind == EventKind::Fork {
+            "clone"
+        } else if kind == EventKind::Exit {
+            "procexit"
+        } else {
+            match syscalls::name(header.syscall, compat) {
                 // Rules know the older call; both do the same.
                 Some("fchmodat2") => "fchmodat",
                 Some(name) => name,
                 None => kind.event_types()[0],
-            },
+            }
         };
         let main_thread = header.tid == header.pid;
         let comm = crate::sensor::decode::until_nul(&header.comm);

@@ -27,8 +27,68 @@ pub enum EventKind {
     Listen,
     /// A connection was accepted.
     Accept,
-    /// A datagram was sent.
+    /// A datagram was sent, or bytes to a port that is looked into.
     Send,
+    /// A socket was given an address.
+    Bind,
+    /// Bytes came from the network.
+    Receive,
+    /// A connection ended.
+    SocketEnd,
+    /// A socket of an unusual kind was made.
+    Socket,
+    /// A socket was put onto standard input, output or error.
+    Duplicate,
+    /// A directory was made.
+    Mkdir,
+    /// A device file, named pipe or other file was made.
+    Mknod,
+    /// A further name was given to a file.
+    Link,
+    /// A symbolic link was made.
+    Symlink,
+    /// The owner of a file was changed.
+    Chown,
+    /// An extended attribute of a file, such as its capabilities, was set or removed.
+    Xattr,
+    /// A file was cut or lengthened.
+    Truncate,
+    /// The times of a file were set.
+    Utime,
+    /// A file system was mounted, moved or removed.
+    Mount,
+    /// The kernel moved bytes from one descriptor to another.
+    Copy,
+    /// A handle to a file was asked for.
+    Handle,
+    /// A terminal was written to, or attributes of a file were changed, by `ioctl`.
+    Ioctl,
+    /// Accesses to files are to be told of.
+    Watch,
+    /// A process changed its users, groups or capabilities.
+    Credentials,
+    /// A process entered or made a namespace, or changed its root.
+    Namespace,
+    /// A process left its session or process group.
+    Session,
+    /// A process reached into another.
+    Trace,
+    /// A signal was sent to another process.
+    Signal,
+    /// A process changed its name, its protection or its execution domain.
+    Control,
+    /// Memory was made executable, or memory that has no name or special handling.
+    Memory,
+    /// Code for the kernel was loaded or removed.
+    Module,
+    /// A BPF program or map, or a performance counter.
+    Bpf,
+    /// A ring for asynchronous calls was made or used.
+    IoUring,
+    /// A key of the kernel's keyring.
+    Key,
+    /// A setting of the whole system was changed.
+    System,
 }
 
 impl EventKind {
@@ -45,10 +105,40 @@ impl EventKind {
         Self::Listen,
         Self::Accept,
         Self::Send,
+        Self::Bind,
+        Self::Receive,
+        Self::SocketEnd,
+        Self::Socket,
+        Self::Duplicate,
+        Self::Mkdir,
+        Self::Mknod,
+        Self::Link,
+        Self::Symlink,
+        Self::Chown,
+        Self::Xattr,
+        Self::Truncate,
+        Self::Utime,
+        Self::Mount,
+        Self::Copy,
+        Self::Handle,
+        Self::Ioctl,
+        Self::Watch,
+        Self::Credentials,
+        Self::Namespace,
+        Self::Session,
+        Self::Trace,
+        Self::Signal,
+        Self::Control,
+        Self::Memory,
+        Self::Module,
+        Self::Bpf,
+        Self::IoUring,
+        Self::Key,
+        Self::System,
     ];
 
     /// How many kinds there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 41;
 
     /// Position in [`EventKind::ALL`], for tables by kind.
     pub fn index(self) -> usize {
@@ -68,7 +158,109 @@ impl EventKind {
             Self::Connect => &["connect"],
             Self::Listen => &["listen"],
             Self::Accept => &["accept", "accept4"],
-            Self::Send => &["sendto", "sendmsg", "sendmmsg"],
+            Self::Send => &["sendto", "sendmsg", "sendmmsg", "write", "writev"],
+            Self::Bind => &["bind"],
+            Self::Receive => &["recvfrom", "recvmsg", "recvmmsg", "read"],
+            Self::SocketEnd => &["close"],
+            Self::Socket => &["socket"],
+            Self::Duplicate => &["dup", "dup2", "dup3", "fcntl"],
+            Self::Mkdir => &["mkdir", "mkdirat"],
+            Self::Mknod => &["mknod", "mknodat"],
+            Self::Link => &["link", "linkat"],
+            Self::Symlink => &["symlink", "symlinkat"],
+            Self::Chown => &["chown", "lchown", "fchown", "fchownat"],
+            Self::Xattr => &[
+                "setxattr",
+                "lsetxattr",
+                "fsetxattr",
+                "setxattrat",
+                "removexattr",
+                "lremovexattr",
+                "fremovexattr",
+                "removexattrat",
+            ],
+            Self::Truncate => &["truncate", "ftruncate"],
+            Self::Utime => &["utime", "utimes", "futimesat", "utimensat"],
+            Self::Mount => &[
+                "mount",
+                "umount",
+                "umount2",
+                "move_mount",
+                "open_tree",
+                "fsopen",
+                "fsmount",
+                "fsconfig",
+                "mount_setattr",
+            ],
+            Self::Copy => &["sendfile", "splice", "copy_file_range"],
+            Self::Handle => &["name_to_handle_at"],
+            Self::Ioctl => &["ioctl"],
+            Self::Watch => &["fanotify_init", "fanotify_mark"],
+            Self::Credentials => &[
+                "setuid",
+                "setgid",
+                "setreuid",
+                "setregid",
+                "setresuid",
+                "setresgid",
+                "setfsuid",
+                "setfsgid",
+                "setgroups",
+                "capset",
+            ],
+            Self::Namespace => &["setns", "unshare", "chroot", "pivot_root"],
+            Self::Session => &["setsid", "setpgid"],
+            Self::Trace => &[
+                "ptrace",
+                "process_vm_readv",
+                "process_vm_writev",
+                "pidfd_getfd",
+                "pidfd_open",
+                "process_madvise",
+            ],
+            Self::Signal => &[
+                "kill",
+                "tkill",
+                "tgkill",
+                "rt_sigqueueinfo",
+                "rt_tgsigqueueinfo",
+                "pidfd_send_signal",
+            ],
+            Self::Control => &["prctl", "personality"],
+            Self::Memory => &[
+                "mmap",
+                "mprotect",
+                "pkey_mprotect",
+                "memfd_create",
+                "memfd_secret",
+                "userfaultfd",
+            ],
+            Self::Module => &[
+                "init_module",
+                "finit_module",
+                "delete_module",
+                "kexec_load",
+                "kexec_file_load",
+            ],
+            Self::Bpf => &["bpf", "perf_event_open"],
+            Self::IoUring => &["io_uring_setup", "io_uring_register", "io_uring_enter"],
+            Self::Key => &["keyctl", "add_key", "request_key"],
+            Self::System => &[
+                "swapon",
+                "swapoff",
+                "reboot",
+                "acct",
+                "quotactl",
+                "sethostname",
+                "setdomainname",
+                "settimeofday",
+                "clock_settime",
+                "stime",
+                "iopl",
+                "ioperm",
+                "syslog",
+                "nfsservctl",
+            ],
         }
     }
 
@@ -82,17 +274,41 @@ impl EventKind {
     /// The value of `evt.category`, in Falco's words.
     pub fn category(self) -> &'static str {
         match self {
-            Self::Exec | Self::Fork | Self::Exit => "process",
-            Self::Open | Self::Rename | Self::Unlink | Self::Chmod => "file",
-            Self::Connect | Self::Listen | Self::Accept => "net",
-            Self::Send => "IO",
+            Self::Exec
+            | Self::Fork
+            | Self::Exit
+            | Self::Namespace
+            | Self::Session
+            | Self::Trace
+            | Self::Control
+            | Self::IoUring => "process",
+            Self::Open
+            | Self::Rename
+            | Self::Unlink
+            | Self::Chmod
+            | Self::Mkdir
+            | Self::Mknod
+            | Self::Link
+            | Self::Symlink
+            | Self::Chown
+            | Self::Xattr
+            | Self::Truncate
+            | Self::Utime
+            | Self::Mount
+            | Self::Handle => "file",
+            Self::Connect | Self::Listen | Self::Accept | Self::Bind | Self::Socket => "net",
+            Self::Send | Self::Receive | Self::SocketEnd | Self::Duplicate | Self::Copy | Self::Ioctl => "IO",
+            Self::Credentials => "user",
+            Self::Memory => "memory",
+            Self::Signal | Self::Watch | Self::Module | Self::Bpf | Self::Key => "other",
+            Self::System => "system",
         }
     }
 }
 
 /// A set of event kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct KindSet(u16);
+pub struct KindSet(u64);
 
 impl KindSet {
     /// No kind.
@@ -105,7 +321,7 @@ impl KindSet {
         let mut bits = 0;
         let mut at = 0;
         while at < kinds.len() {
-            bits |= 1 << kinds[at] as u16;
+            bits |= 1 << kinds[at] as u64;
             at += 1;
         }
         Self(bits)
@@ -113,7 +329,7 @@ impl KindSet {
 
     /// Whether `kind` is in the set.
     pub fn contains(self, kind: EventKind) -> bool {
-        self.0 & (1 << kind as u16) != 0
+        self.0 & (1 << kind as u64) != 0
     }
 
     /// Whether no kind is in the set.
@@ -123,7 +339,7 @@ impl KindSet {
 
     /// Kinds in either set.
     #[must_use]
-    pub fn union(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -219,7 +435,7 @@ mod tests {
                 assert_eq!(EventKind::of_event_type(name.as_bytes()), Some(kind));
             }
         }
-        assert_eq!(EventKind::of_event_type(b"ptrace"), None);
+        assert_eq!(EventKind::of_event_type(b"getpid"), None);
     }
 
     #[test]

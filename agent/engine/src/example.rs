@@ -145,18 +145,48 @@ impl ExampleEvent {
                 self.derive_path();
                 self.derive_open();
             }
-            EventKind::Unlink | EventKind::Chmod => self.derive_path(),
-            EventKind::Rename => {
-                for (from, key) in [(Field::FsPathSource, "oldpath"), (Field::FsPathTarget, "newpath")] {
-                    if let Some(path) = self.plain(from).cloned() {
-                        self.values
-                            .entry(FieldRef::key(Field::EvtArg, key).to_string())
-                            .or_insert(path);
-                    }
-                }
+            EventKind::Unlink
+            | EventKind::Mkdir
+            | EventKind::Mknod
+            | EventKind::Utime
+            | EventKind::Handle
+            | EventKind::Watch
+            | EventKind::System => self.derive_path(),
+            EventKind::Rename | EventKind::Link | EventKind::Symlink => self.derive_paths(),
+            EventKind::Mount | EventKind::Namespace => {
+                self.derive_path();
+                self.derive_paths();
+                self.derive_file();
             }
-            EventKind::Connect | EventKind::Listen | EventKind::Accept | EventKind::Send => self.derive_socket(),
-            EventKind::Exec | EventKind::Fork | EventKind::Exit => {}
+            EventKind::Chmod | EventKind::Chown | EventKind::Xattr | EventKind::Truncate => {
+                self.derive_path();
+                self.copy(Field::FsPathName, Field::FdName);
+                self.derive_file();
+            }
+            EventKind::Copy
+            | EventKind::Ioctl
+            | EventKind::Memory
+            | EventKind::Module
+            | EventKind::Trace
+            | EventKind::Signal => self.derive_file(),
+            EventKind::Connect
+            | EventKind::Listen
+            | EventKind::Accept
+            | EventKind::Send
+            | EventKind::Bind
+            | EventKind::Receive
+            | EventKind::SocketEnd
+            | EventKind::Socket
+            | EventKind::Duplicate => self.derive_socket(),
+            EventKind::Exec
+            | EventKind::Fork
+            | EventKind::Exit
+            | EventKind::Credentials
+            | EventKind::Session
+            | EventKind::Control
+            | EventKind::Bpf
+            | EventKind::IoUring
+            | EventKind::Key => {}
         }
     }
 
@@ -294,14 +324,33 @@ impl ExampleEvent {
         self.copy(Field::FsPathName, Field::FsPathNameraw);
     }
 
-    fn derive_open(&mut self) {
-        self.copy(Field::FsPathName, Field::FdName);
+    fn derive_paths(&mut self) {
+        for (path, raw, key) in [
+            (Field::FsPathSource, Field::FsPathSourceraw, "oldpath"),
+            (Field::FsPathTarget, Field::FsPathTargetraw, "newpath"),
+        ] {
+            if let Some(value) = self.plain(path).cloned() {
+                self.values
+                    .entry(FieldRef::key(Field::EvtArg, key).to_string())
+                    .or_insert(value);
+            }
+            self.copy(path, raw);
+        }
+    }
+
+    /// What follows from the path of the descriptor that a call is about.
+    fn derive_file(&mut self) {
         self.copy(Field::FdName, Field::FdNameraw);
         if let Some(path) = self.plain_text(Field::FdName) {
             let (directory, name) = (Held::text(directory_of(path)), Held::text(file_name_of(path)));
             self.default(Field::FdDirectory, directory);
             self.default(Field::FdFilename, name);
         }
+    }
+
+    fn derive_open(&mut self) {
+        self.copy(Field::FsPathName, Field::FdName);
+        self.derive_file();
         self.default(Field::FdType, Held::text(b"file"));
         self.default(Field::FdTypechar, Held::text(b"f"));
         self.default(Field::FdNum, Held::Number(3));
@@ -317,7 +366,7 @@ impl ExampleEvent {
 
     fn derive_socket(&mut self) {
         // On the side of the server the local end is the server; otherwise the remote end is.
-        let is_server = matches!(self.kind, EventKind::Listen | EventKind::Accept);
+        let is_server = matches!(self.kind, EventKind::Listen | EventKind::Accept | EventKind::Bind);
         let (server, client) = (
             [
                 (Field::FdSip, Field::FdSport),
@@ -392,12 +441,18 @@ impl ExampleEvent {
             self.default(Field::FdTypechar, Held::text(letter));
             self.default(Field::FdSockfamily, Held::text(b"ip"));
         }
-        let protocol: &[u8] = if self.kind == EventKind::Send { b"udp" } else { b"tcp" };
+        let protocol: &[u8] = match self.kind == EventKind::Send || self.kind == EventKind::Receive {
+            true => b"udp",
+            false => b"tcp",
+        };
         self.default(Field::FdL4proto, Held::text(protocol));
         self.default(Field::FdIsServer, Held::Flag(is_server));
         self.default(
             Field::FdConnected,
-            Held::Flag(matches!(self.kind, EventKind::Connect | EventKind::Accept)),
+            Held::Flag(matches!(
+                self.kind,
+                EventKind::Connect | EventKind::Accept | EventKind::SocketEnd
+            )),
         );
         self.default(Field::FdNum, Held::Number(3));
     }

@@ -100,16 +100,55 @@ const SOCKET: KindSet = KindSet::of(&[
     EventKind::Listen,
     EventKind::Accept,
     EventKind::Send,
+    EventKind::Bind,
+    EventKind::Receive,
+    EventKind::SocketEnd,
+    EventKind::Socket,
+    EventKind::Duplicate,
 ]);
-const FD: KindSet = KindSet::of(&[
+/// Calls about a descriptor that can be a file.
+const FILE: KindSet = KindSet::of(&[
     EventKind::Open,
-    EventKind::Connect,
-    EventKind::Listen,
-    EventKind::Accept,
-    EventKind::Send,
+    EventKind::Chmod,
+    EventKind::Chown,
+    EventKind::Xattr,
+    EventKind::Truncate,
+    EventKind::Mount,
+    EventKind::Copy,
+    EventKind::Ioctl,
+    EventKind::Namespace,
+    EventKind::Trace,
+    EventKind::Signal,
+    EventKind::Memory,
+    EventKind::Module,
+    EventKind::Duplicate,
 ]);
-const PATH: KindSet = KindSet::of(&[EventKind::Open, EventKind::Unlink, EventKind::Chmod]);
-const RENAME: KindSet = KindSet::of(&[EventKind::Rename]);
+const FD: KindSet = SOCKET.union(FILE);
+/// Calls with one path.
+const PATH: KindSet = KindSet::of(&[
+    EventKind::Open,
+    EventKind::Unlink,
+    EventKind::Chmod,
+    EventKind::Mkdir,
+    EventKind::Mknod,
+    EventKind::Chown,
+    EventKind::Xattr,
+    EventKind::Truncate,
+    EventKind::Utime,
+    EventKind::Mount,
+    EventKind::Handle,
+    EventKind::Watch,
+    EventKind::Namespace,
+    EventKind::System,
+]);
+/// Calls with two paths.
+const PATHS: KindSet = KindSet::of(&[
+    EventKind::Rename,
+    EventKind::Link,
+    EventKind::Symlink,
+    EventKind::Mount,
+    EventKind::Namespace,
+]);
 const SEND: KindSet = KindSet::of(&[EventKind::Send]);
 
 macro_rules! fields {
@@ -186,7 +225,7 @@ fields! {
     EvtSource: "evt.source", Text, None, Single, ALL, Now, "Always `syscall`";
     EvtInfo: "evt.info", Text, None, Single, ALL, Later, "Arguments of the event, as text for people";
     EvtArgs: "evt.args", Text, None, Single, ALL, Now, "Arguments of the event, as text: `name=value` joined by blanks";
-    EvtArg: "evt.arg", Any, RequiredKey, Single, ALL, Now, "Argument of the event by name, such as `evt.arg[mode]` or `evt.arg.mode`";
+    EvtArg: "evt.arg", Any, RequiredKey, Single, ALL, Now, "Argument of the event by name, such as `evt.arg[mode]` or `evt.arg.mode`; numbers of `mode`, and of `flags` of an open, are text in Falco's notation, such as `S_ISUID|S_IRUSR` or `O_RDONLY|O_CLOEXEC`";
     EvtRawarg: "evt.rawarg", Any, RequiredKey, Single, ALL, Now, "Argument of the event by name, as the number it is";
     EvtRes: "evt.res", Text, None, Single, ALL, Now, "`SUCCESS`, or the name of the error";
     EvtRawres: "evt.rawres", Number, None, Single, ALL, Now, "What the call returned: a descriptor or 0, or a negative error number";
@@ -349,10 +388,10 @@ fields! {
     FdIsClient: "fd.is_client", Flag, None, Single, SOCKET, Later, "Whether this end is the client";
     FsPathName: "fs.path.name", Path, None, Single, PATH, Now, "Absolute path the call works on";
     FsPathNameraw: "fs.path.nameraw", Text, None, Single, PATH, Later, "Path as it was given to the call";
-    FsPathSource: "fs.path.source", Path, None, Single, RENAME, Now, "Absolute path before a rename";
-    FsPathSourceraw: "fs.path.sourceraw", Text, None, Single, RENAME, Later, "Path before a rename, as it was given to the call";
-    FsPathTarget: "fs.path.target", Path, None, Single, RENAME, Now, "Absolute path after a rename";
-    FsPathTargetraw: "fs.path.targetraw", Text, None, Single, RENAME, Later, "Path after a rename, as it was given to the call";
+    FsPathSource: "fs.path.source", Path, None, Single, PATHS, Now, "Absolute path before a rename";
+    FsPathSourceraw: "fs.path.sourceraw", Text, None, Single, PATHS, Later, "Path before a rename, as it was given to the call";
+    FsPathTarget: "fs.path.target", Path, None, Single, PATHS, Now, "Absolute path after a rename";
+    FsPathTargetraw: "fs.path.targetraw", Text, None, Single, PATHS, Later, "Path after a rename, as it was given to the call";
     DnsQname: "dns.qname", Text, None, Single, SEND, Now, "Name asked for in a DNS query, lower case, without the last dot";
     ContainerId: "container.id", Text, None, Single, ALL, Cluster, "Identifier of the container; `host` outside containers";
     ContainerFullId: "container.full_id", Text, None, Single, ALL, Cluster, "Full identifier of the container";
@@ -408,26 +447,6 @@ impl fmt::Display for Field {
     }
 }
 
-/// Arguments of events that `evt.arg` and `evt.rawarg` can name, with the kinds that have them.
-///
-/// `mode` and `flags` are numbers where the agent gives numbers: text operators then see them in Falco's notation,
-/// such as `S_ISUID|S_IRUSR` or `O_RDONLY|O_CLOEXEC`.
-pub const EVENT_ARGUMENTS: &[(&str, KindSet, &str)] = &[
-    ("name", PATH, "absolute path of the file"),
-    ("path", PATH, "absolute path of the file"),
-    ("filename", PATH, "absolute path of the file"),
-    ("flags", OPEN, "open flags"),
-    (
-        "mode",
-        KindSet::of(&[EventKind::Open, EventKind::Chmod]),
-        "mode asked for",
-    ),
-    ("oldpath", RENAME, "absolute path before a rename"),
-    ("newpath", RENAME, "absolute path after a rename"),
-    ("fd", FD, "descriptor number"),
-    ("res", ALL, "what the call returned, as number"),
-];
-
 /// What stands in brackets after a field.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub enum FieldArg {
@@ -482,15 +501,9 @@ impl FieldRef {
         }
     }
 
-    /// The kinds of event that can supply it, with its argument taken into account.
+    /// The kinds of event that can supply it.
     pub fn kinds(&self) -> KindSet {
-        match (&self.arg, self.field) {
-            (FieldArg::Key(key), Field::EvtArg | Field::EvtRawarg) => EVENT_ARGUMENTS
-                .iter()
-                .find(|(name, _, _)| *name == &**key)
-                .map_or(KindSet::EMPTY, |(_, kinds, _)| *kinds),
-            _ => self.field.kinds(),
-        }
+        self.field.kinds()
     }
 }
 
@@ -542,7 +555,7 @@ impl FieldRef {
             (ArgKind::OptionalKey | ArgKind::RequiredKey, Some(key)) => FieldArg::Key(key.into()),
         };
         let found = Self { field, arg };
-        if field.supply() == Supply::Later || found.kinds().is_empty() {
+        if field.supply() == Supply::Later {
             return Err(FieldError::Unsupplied(format!(
                 "field `{found}` is not supplied by this version"
             )));
@@ -636,10 +649,7 @@ mod tests {
                 "proc.vmrss",
                 Err("inactive: field `proc.vmrss` is not supplied by this version"),
             ),
-            (
-                "evt.arg.request",
-                Err("inactive: field `evt.arg[request]` is not supplied by this version"),
-            ),
+            ("evt.arg.request", Ok("evt.arg[request]")),
             ("nothing", Err("`nothing` is not a field")),
         ] {
             let found = FieldRef::parse(text)
@@ -665,11 +675,5 @@ mod tests {
             FieldRef::key(Field::ProcEnv, "LD_PRELOAD").to_string(),
             "proc.env[LD_PRELOAD]"
         );
-    }
-
-    #[test]
-    fn event_arguments_narrow_the_kinds() {
-        assert_eq!(FieldRef::key(Field::EvtArg, "oldpath").kinds(), RENAME);
-        assert!(FieldRef::key(Field::EvtArg, "request").kinds().is_empty());
     }
 }

@@ -106,7 +106,7 @@ fn what_does_not_run_is_told() {
             (
                 "Unrecorded",
                 Inactivity::Event,
-                "event type `ptrace` is not recorded by this version"
+                "event type `nanosleep` is not recorded by this version"
             ),
         ]
     );
@@ -217,10 +217,15 @@ fn kinds_follow_from_conditions() {
         ("not evt.type in (execve, execveat)", KindSet::of(&[Exec]).complement()),
         ("evt.type != execve", KindSet::ALL),
         ("evt.is_open_read = true", KindSet::of(&[Open])),
-        ("evt.arg.mode = 1", KindSet::of(&[Open, Chmod])),
+        ("evt.arg.mode = 1", KindSet::ALL),
+        (
+            "evt.arg.mode = 1 and evt.type in (chmod, open)",
+            KindSet::of(&[Open, Chmod]),
+        ),
+        ("fs.path.source = /x", Field::FsPathTarget.kinds()),
         ("proc.name = x", KindSet::ALL),
         (
-            "proc.name = x and (evt.type = execve or fd.directory = /etc)",
+            "proc.name = x and (evt.type = execve or evt.is_open_write = true)",
             KindSet::of(&[Exec, Open]),
         ),
     ] {
@@ -253,13 +258,12 @@ fn doubts_are_warnings() {
         let warnings: Vec<String> = loaded(&text).warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings, [warning]);
     }
-    let text =
-        "- rule: r\n  desc: d\n  condition: evt.type in (open, ptrace)\n  output: '%proc.vmrss'\n  priority: ERROR\n";
+    let text = "- rule: r\n  desc: d\n  condition: evt.type in (open, nanosleep)\n  output: '%proc.vmrss'\n  priority: ERROR\n";
     let warnings: Vec<String> = loaded(text).warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
-            "t.yaml:1:9: rule `r` also names `ptrace`, which this version does not record",
+            "t.yaml:1:9: rule `r` also names `nanosleep`, which this version does not record",
             "t.yaml:4:13: field `proc.vmrss` is not supplied by this version: the output shows <NA>",
         ]
     );
