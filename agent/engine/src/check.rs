@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::diagnostic::{Diagnostic, did_you_mean, nearest};
 use crate::event::EventKind;
-use crate::field::{FieldError, FieldRef, FieldType, Shape};
+use crate::field::{Field, FieldError, FieldRef, FieldType, Shape};
 use crate::ir::{FieldOrder, Graph, Network, NodeId, Operand, Order, Test, Transform};
 use crate::pack::{Pack, quoted_if_needed};
 use crate::source::{Files, Place, Text};
@@ -583,8 +583,20 @@ impl<'a, 'f> Checker<'a, 'f> {
                 }
                 Test::Regex(value.text.as_str().into())
             }
-            (Operator::BytesContain | Operator::BytesStartWith, Some(_)) => {
-                return self.mismatch(context, check, operand);
+            (Operator::BytesContain | Operator::BytesStartWith, Some(value)) => {
+                if operand.field.field != Field::EvtBuffer || !operand.transforms.is_empty() {
+                    return self.mismatch(context, check, operand);
+                }
+                let Some(bytes) = hexadecimal(&value.text) else {
+                    let message = format!("`{}` is not bytes in hexadecimal", value.text.escape_debug());
+                    let help = "write two digits for each byte, such as 0a1b".to_owned();
+                    self.error(context, value.span.start, message, Some(help));
+                    return None;
+                };
+                match check.operator == Operator::BytesContain {
+                    true => Test::Contains(bytes),
+                    false => Test::StartsWith(bytes),
+                }
             }
         };
         // A set without values holds nothing.
@@ -885,9 +897,31 @@ fn normal_path(path: &[u8]) -> Box<[u8]> {
     }
 }
 
+/// Bytes written as pairs of hexadecimal digits, at least one.
+fn hexadecimal(text: &str) -> Option<Box<[u8]>> {
+    let digit = |byte: &u8| {
+        char::from(*byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let digits: Vec<u8> = text.as_bytes().iter().map(digit).collect::<Option<_>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    (!pairs.is_empty()).then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_pairs_of_digits() {
+        assert_eq!(hexadecimal("0aFF").as_deref(), Some(&[0x0a, 0xff][..]));
+        for text in ["", "0", "0a0", "0g", "é"] {
+            assert_eq!(hexadecimal(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn numbers() {

@@ -204,6 +204,21 @@ impl ExampleEvent {
             self.default(Field::EvtRes, Held::text(b"SUCCESS"));
         }
         self.default(Field::ContainerId, Held::text(b"host"));
+        self.copy(Field::EvtArgs, Field::EvtInfo);
+        let copies = self.kind == EventKind::Copy;
+        let (reads, writes) = (
+            copies || self.kind == EventKind::Receive,
+            copies || self.kind == EventKind::Send,
+        );
+        self.default(Field::EvtIsIo, Held::Flag(reads || writes));
+        self.default(Field::EvtIsIoRead, Held::Flag(reads));
+        self.default(Field::EvtIsIoWrite, Held::Flag(writes));
+        self.default(Field::EvtIsSyslog, Held::Flag(false));
+        self.default(Field::EvtIoUring, Held::Flag(false));
+        self.copy(Field::FdProcTarget, Field::TargetRelation);
+        if self.plain(Field::TargetPid).is_some() || self.plain(Field::TargetName).is_some() {
+            self.default(Field::TargetIsAgent, Held::Flag(false));
+        }
     }
 
     fn derive_process(&mut self) {
@@ -276,6 +291,10 @@ impl ExampleEvent {
         if self.plain_number(Field::UserUid) == Some(0) {
             self.default(Field::UserName, Held::text(b"root"));
         }
+        // Outside containers a process has the same ids in its own pid namespace.
+        self.copy(Field::ProcPid, Field::ProcVpid);
+        self.copy(Field::ProcPpid, Field::ProcPvpid);
+        self.copy(Field::ProcPgid, Field::ProcVpgid);
         self.default(Field::ProcTty, Held::Number(0));
         self.default(Field::ProcNlink, Held::Number(1));
         for field in [
@@ -283,6 +302,7 @@ impl ExampleEvent {
             Field::ProcIsExeUpperLayer,
             Field::ProcIsExeLowerLayer,
             Field::ProcIsExeFromMemfd,
+            Field::ProcIsExeSecure,
         ] {
             self.default(field, Held::Flag(false));
         }
