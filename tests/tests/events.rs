@@ -334,7 +334,7 @@ fn open_of_a_file_that_is_not_there_is_no_event() {
 fn open_through_the_32_bit_entry_is_seen() {
     let place = Place::new();
     let file = place.file("file", 0o600);
-    let run = Capture::of_children().act(["open32", &file]);
+    let run = Capture::of_children().act(["calls", "int80:5", &format!("s={file}"), "0"]);
     let seen = run.only_below(EventKind::Open, &place.root());
     is_of(seen, &run);
     assert_eq!(seen.path_text(), file);

@@ -1,7 +1,11 @@
 //! Does one thing with raw system calls and nothing more, for tests to watch.
 //!
 //! `actor ACTION ARGUMENTS…`; prints nothing unless the action says so. Exits 0 when the calls were made, whatever they
-//! returned: the tests read that from the events. Exits 99 when something that only prepares the act went wrong.
+//! returned: the tests read that from the events. Exits 99 when something that only prepares the act went wrong, and 77
+//! when this kernel lacks what the act needs.
+
+mod script;
+mod uring;
 
 use std::{
     env,
@@ -18,10 +22,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use libc::c_long;
 
 const AT_FDCWD: usize = (libc::AT_FDCWD as isize).cast_unsigned();
+
+/// This kernel has no such thing.
+#[derive(Debug)]
+struct Lacks(String);
+
+impl std::fmt::Display for Lacks {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "this kernel lacks {}", self.0)
+    }
+}
+
+impl std::error::Error for Lacks {}
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = env::args_os().skip(1).collect();
@@ -30,7 +46,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody to tell when standard error is closed; the code still does.
             drop(writeln!(io::stderr(), "actor {words:?}: {error:#}"));
-            ExitCode::from(99)
+            ExitCode::from(if error.is::<Lacks>() { 77 } else { 99 })
         }
     }
 }
@@ -144,6 +160,8 @@ fn act(words: &[OsString]) -> Result<()> {
                 .map_err(|_| anyhow::anyhow!("the thread panicked"))??;
         }
 
+        "calls" => script::run(rest)?,
+
         // Files.
         "open" => drop_result(call(libc::SYS_open, &[address(&text(0)?), how(word(1)?)?, 0o640])),
         "openat" => {
@@ -165,7 +183,6 @@ fn act(words: &[OsString]) -> Result<()> {
             drop_result(call(libc::SYS_openat2, &arguments));
         }
         "creat" => drop_result(call(libc::SYS_creat, &[address(&text(0)?), 0o600])),
-        "open32" => drop_result(open32(&text(0)?, libc::O_RDONLY)?),
         "open-repeat" => open_repeat(&text(0)?, number(word(1)?)?)?,
         "open-during" => open_during(&text(0)?, Duration::from_millis(number(word(1)?)?))?,
         "open-many" => open_many(word(0)?, number(word(1)?)?, number(word(2)?)?)?,
@@ -245,6 +262,7 @@ fn act(words: &[OsString]) -> Result<()> {
                 child => wait(child)?,
             }
         }
+        "spawn" => spawn(word(0)?, word(1)?, rest.get(2..).unwrap_or_default())?,
         "exec" => exec(word(0)?, rest.get(1..).unwrap_or_default())?,
         "exec-memfd" => {
             let name = text(0)?;
@@ -270,39 +288,42 @@ fn act(words: &[OsString]) -> Result<()> {
 /// The tests read from the event what the call returned.
 fn drop_result(_result: i64) {}
 
-/// `open` through the 32-bit entry, whose pointers have 32 bits.
+/// A call through the 32-bit entry, whose arguments have 32 bits.
 #[cfg(target_arch = "x86_64")]
-fn open32(path: &CStr, flags: i32) -> Result<i64> {
-    const OPEN: u64 = 5;
-    let bytes = path.to_bytes_with_nul();
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags_of_map = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
-    // SAFETY: a new mapping touches nothing that exists.
-    let page = unsafe { libc::mmap(std::ptr::null_mut(), 8192, protection, flags_of_map, -1, 0) };
-    ensure!(page != libc::MAP_FAILED, "cannot map memory below 2 GiB");
-    ensure!(bytes.len() <= 8192, "the path is too long");
-    // SAFETY: the mapping has 8192 bytes and overlaps nothing.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len()) };
+fn call32(number: u32, arguments: [usize; 6]) -> i64 {
+    // What does not fit is cut, as the entry would.
+    let arguments = arguments.map(|argument| u32::try_from(argument & 0xffff_ffff).unwrap_or_default());
     let result: u64;
-    // SAFETY: the kernel reads the path and writes nothing; it clears the registers that are named here, and rbx is
-    // put back.
+    // SAFETY: every caller passes numbers, or addresses of values that live until the call returns. The entry clears the
+    // registers that are named here, and rbx and rbp are put back.
     unsafe {
         std::arch::asm!(
             "push rbx",
-            "mov rbx, {path}",
+            "push rbp",
+            "mov ebx, [r12]",
+            "mov ecx, [r12 + 4]",
+            "mov edx, [r12 + 8]",
+            "mov esi, [r12 + 12]",
+            "mov edi, [r12 + 16]",
+            "mov ebp, [r12 + 20]",
             "int 0x80",
+            "pop rbp",
             "pop rbx",
-            path = in(reg) page as u64,
-            inlateout("rax") OPEN => result,
-            in("rcx") u64::from(flags.cast_unsigned()),
-            in("rdx") 0_u64,
+            in("r12") arguments.as_ptr(),
+            inlateout("rax") u64::from(number) => result,
+            out("rcx") _,
+            out("rdx") _,
+            out("rsi") _,
+            out("rdi") _,
             lateout("r8") _,
             lateout("r9") _,
             lateout("r10") _,
             lateout("r11") _,
         );
     }
-    Ok(result.cast_signed())
+    // Only the low half is the result; a handler of the 64-bit kernel extends it or not.
+    let low = u32::try_from(result & 0xffff_ffff).unwrap_or_default();
+    i64::from(low.cast_signed())
 }
 
 /// Stays on one processor, as the table of recent opens is per processor.
@@ -470,6 +491,67 @@ fn exec(path: &OsStr, arguments: &[OsString]) -> Result<()> {
     ];
     prepare("exec", call(libc::SYS_execve, &addresses))?;
     Ok(())
+}
+
+/// What a child needs to execute a program without touching memory that it may share.
+struct Program {
+    path: usize,
+    arguments: usize,
+    environment: usize,
+}
+
+extern "C" fn execute(program: *mut libc::c_void) -> i32 {
+    // SAFETY: the one caller passes a program that lives until the child has executed it.
+    let program = unsafe { &*program.cast::<Program>() };
+    let addresses = [program.path, program.arguments, program.environment];
+    call(libc::SYS_execve, &addresses);
+    call(libc::SYS_exit_group, &[98]);
+    98
+}
+
+/// Makes a child in a certain way, which executes a program.
+fn spawn(way: &OsStr, path: &OsStr, arguments: &[OsString]) -> Result<()> {
+    let path = c_string(path)?;
+    let (arguments, environment) = (Strings::new(arguments.iter().cloned())?, Strings::of_environment()?);
+    let mut program = Program {
+        path: address(&path),
+        arguments: arguments.pointers.as_ptr() as usize,
+        environment: environment.pointers.as_ptr() as usize,
+    };
+    let child = match way.to_str() {
+        Some("vfork") => {
+            let mut stack = vec![0_u8; 64 * 1024];
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            // SAFETY: one past the end of the allocation.
+            let top = unsafe { stack.as_mut_ptr().add(stack.len()) };
+            // SAFETY: the stack is large enough, and this thread waits until the child has left it.
+            let child = unsafe { libc::clone(execute, top.cast(), flags, (&raw mut program).cast()) };
+            u32::try_from(child).context("cannot clone")?
+        }
+        Some("clone3") => {
+            // `struct clone_args`: the fifth member is the signal at the end.
+            let mut clone = [0_u64; 11];
+            clone[4] = u64::try_from(libc::SIGCHLD)?;
+            let made = call(libc::SYS_clone3, &[clone.as_ptr() as usize, size_of_val(&clone)]);
+            if made == -i64::from(libc::ENOSYS) {
+                return Err(Lacks("the call clone3".to_owned()).into());
+            }
+            let child = u32::try_from(prepare("clone", made)?)?;
+            if child == 0 {
+                execute((&raw mut program).cast());
+            }
+            child
+        }
+        Some("fork") => {
+            let child = fork()?;
+            if child == 0 {
+                execute((&raw mut program).cast());
+            }
+            child
+        }
+        _ => bail!("no such way to make a child"),
+    };
+    wait(child)
 }
 
 /// Executes what a descriptor leads to.
