@@ -171,8 +171,7 @@ impl Script {
             let name = std::str::from_utf8(&bytes[..equals]).context("a member's name is not UTF-8")?;
             values.push((name, self.argument(OsStr::from_bytes(&bytes[equals + 1..]))?));
         }
-        self.ring()?
-            .request(operation.to_str().context("not UTF-8")?, &values)
+        self.ring()?.request(operation.to_str().context("not UTF-8")?, &values)
     }
 
     fn ring(&mut self) -> Result<&mut Ring> {
@@ -264,10 +263,7 @@ impl Script {
                     _ => libc::O_PATH,
                 };
                 let path = CString::new(rest.as_bytes()).context("a NUL")?;
-                prepare(
-                    "open",
-                    call(libc::SYS_open, &[address(&path), usize::try_from(flags)?]),
-                )
+                prepare("open", call(libc::SYS_open, &[address(&path), usize::try_from(flags)?]))
             }
             _ => bail!("no such kind of argument"),
         }
@@ -319,7 +315,10 @@ fn plain_number(text: &str) -> Result<usize> {
 }
 
 fn bytes_of_hex(hex: &str) -> Result<Vec<u8>> {
-    ensure!(hex.len().is_multiple_of(2) && hex.is_ascii(), "hexadecimal digits come in pairs");
+    ensure!(
+        hex.len().is_multiple_of(2) && hex.is_ascii(),
+        "hexadecimal digits come in pairs"
+    );
     (0..hex.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).context("no hexadecimal digit"))

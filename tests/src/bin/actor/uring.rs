@@ -106,7 +106,10 @@ impl Ring {
             ..Params::default()
         };
         let made = call(libc::SYS_io_uring_setup, &[ENTRIES, &raw mut params as usize]);
-        if [libc::ENOSYS, libc::EPERM].map(|errno| -i64::from(errno)).contains(&made) {
+        if [libc::ENOSYS, libc::EPERM]
+            .map(|errno| -i64::from(errno))
+            .contains(&made)
+        {
             return Err(Lacks("io_uring".to_owned()).into());
         }
         let descriptor = prepare("make an io_uring", made)?;
@@ -196,7 +199,10 @@ impl Ring {
         let enter = |submit: usize, flags: usize| {
             prepare(
                 "enter the io_uring",
-                call(libc::SYS_io_uring_enter, &[self.descriptor, submit, submit, flags, 0, 0]),
+                call(
+                    libc::SYS_io_uring_enter,
+                    &[self.descriptor, submit, submit, flags, 0, 0],
+                ),
             )
         };
         if polled {
