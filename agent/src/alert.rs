@@ -15,7 +15,7 @@ use staghound_proto::v1;
 
 use crate::{
     event::{Detail, Event, family, printable, printable_within, protocol},
-    process::{Image, Process},
+    process::{Process, image::Image},
     redact,
 };
 

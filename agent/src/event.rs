@@ -427,6 +427,50 @@ impl<'a> Event<'a> {
             (Field::ProcNlink, _) => image.nlink.map(|nlink| Value::Number(i64::from(nlink))),
             (Field::ProcIsExeFromMemfd, _) => Some(Value::Flag(image.is_memfd())),
             (Field::ProcExeIno, _) => (image.inode != 0).then_some(number(image.inode)?),
+            (Field::ProcIsExeWritable, _) => image.is_writable.map(Value::Flag),
+            (Field::ProcIsExeUpperLayer, _) => image.is_upper_layer().map(Value::Flag),
+            (Field::ProcIsExeLowerLayer, _) => image.is_lower_layer().map(Value::Flag),
+            (Field::ProcIsExeSecure, _) => image.is_secure().map(Value::Flag),
+            (Field::ProcExeInoCtime, _) => number(Some(image.changed_ns).filter(|changed| *changed != 0)?),
+            (Field::ProcExeInoMtime, _) => number(Some(image.modified_ns).filter(|modified| *modified != 0)?),
+            (Field::ProcExeInoCtimeDurationProcStart, _) => {
+                let started = u64::try_from(self.wall_ns(self.process.start_ns)).ok()?;
+                // As Falco: nothing where the executable was changed after the process was made.
+                number(started.checked_sub(Some(image.changed_ns).filter(|changed| *changed != 0)?)?)
+            }
+            (
+                Field::ProcVpid
+                | Field::ProcPvpid
+                | Field::ProcSid
+                | Field::ProcPgid
+                | Field::ProcVpgid
+                | Field::ProcIsSidLeader
+                | Field::ProcIsPgidLeader
+                | Field::ProcIsVpgidLeader,
+                _,
+            ) => self.ids_value(field.field),
+            (Field::ProcSname, _) => text(&self.table.session_leader(&self.process)?.image.name),
+            (Field::ProcSidExe, _) => {
+                let leader = self.table.session_leader(&self.process)?;
+                leader.image.arguments().next().map(Value::Text)
+            }
+            (Field::ProcSidExepath, _) => text(&self.table.session_leader(&self.process)?.image.executable),
+            (Field::ProcPgidName | Field::ProcVpgidName, _) => {
+                text(&self.table.group_leader(&self.process)?.image.name)
+            }
+            (Field::ProcPgidExe | Field::ProcVpgidExe, _) => {
+                let leader = self.table.group_leader(&self.process)?;
+                leader.image.arguments().next().map(Value::Text)
+            }
+            (Field::ProcPgidExepath | Field::ProcVpgidExepath, _) => {
+                text(&self.table.group_leader(&self.process)?.image.executable)
+            }
+            (Field::ProcStdinType, _) => image.standard_type(0).map(Value::from),
+            (Field::ProcStdinName, _) => image.standard_name(0).map(Value::Text),
+            (Field::ProcStdoutType, _) => image.standard_type(1).map(Value::from),
+            (Field::ProcStdoutName, _) => image.standard_name(1).map(Value::Text),
+            (Field::ProcStderrType, _) => image.standard_type(2).map(Value::from),
+            (Field::ProcStderrName, _) => image.standard_name(2).map(Value::Text),
             (Field::ProcDuration, _) => number(self.time_ns.saturating_sub(self.process.start_ns)),
             (Field::ProcPpidDuration, _) => number(self.time_ns.saturating_sub(self.ancestor(1)?.start_ns)),
             (Field::ProcPidTs, _) => Some(Value::Number(self.wall_ns(self.process.start_ns))),
@@ -438,6 +482,32 @@ impl<'a> Event<'a> {
                     .filter(shell)
                     .last()
                     .and_then(|process| number(u64::from(process.pid)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Numbers of the process in its session, group and pid namespace. As with Falco, `proc.pid`, `proc.ppid` and
+    /// `proc.pgid` are the host's, `proc.sid` and all with a `v` the process's own.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields below")]
+    fn ids_value(&self, field: Field) -> Option<Value<'_>> {
+        let process = &self.process;
+        let ids = &process.ids;
+        let known = |id: u32| (id != 0).then_some(Value::Number(i64::from(id)));
+        match field {
+            Field::ProcVpid => known(ids.own_pid),
+            Field::ProcPvpid => match self.table.get(self.ppid) {
+                // The kernel may have given it another parent since.
+                Some(parent) if parent.ids.own_pid != 0 => known(parent.ids.own_pid),
+                _ if self.ppid == process.ppid => known(ids.own_ppid),
+                _ => None,
+            },
+            Field::ProcSid => known(ids.own_session),
+            Field::ProcPgid => known(ids.group),
+            Field::ProcVpgid => known(ids.own_group),
+            Field::ProcIsSidLeader => (ids.session != 0).then_some(Value::Flag(ids.session == process.pid)),
+            Field::ProcIsPgidLeader | Field::ProcIsVpgidLeader => {
+                (ids.group != 0).then_some(Value::Flag(ids.group == process.pid))
             }
             _ => None,
         }

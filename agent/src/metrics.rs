@@ -189,12 +189,12 @@ impl Metrics {
         registry.register("process_table_entries", "Processes in the table", table.entries.clone());
         registry.register(
             "process_table_evictions",
-            "Entries removed because the table was full",
+            "Processes not taken in, forgotten early or kept with less, for want of room",
             table.evictions.clone(),
         );
         registry.register(
             "process_table_repairs",
-            "Missing entries read from /proc",
+            "Entries mended after a lost record, and records about processes of the past",
             table.repairs.clone(),
         );
 

@@ -1,20 +1,32 @@
 //! The process table: who each process is, who made it, and what it runs.
 //!
-//! Seeded from `/proc` after the programs are attached, kept by fork, exec, chdir and exit. An entry is immutable and
-//! shared: an event holds what was true when it happened, and ancestors outlive their end for as long as a descendant
-//! needs them. Everything is bounded, and what the bounds cost is counted.
+//! Seeded from `/proc` after the programs are attached, kept by fork, exec, chdir, changes of credentials, sessions and
+//! groups, and exit. An entry is immutable and shared: an event holds what was true when it happened, and ancestors
+//! outlive their end for as long as a descendant needs them. Everything is bounded, and what the bounds cost is counted.
+//!
+//! Who a process is: pid and start. A record about somebody who is not known, or whose image is older than the record
+//! says, is a sign that a record was lost: then `/proc` is asked, and the repair is counted. Those whose end was lost are
+//! found by asking `/proc` about everybody, some at a time ([`ProcessTable::check_some`]).
 
+pub mod image;
+mod ledger;
 mod seed;
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::VecDeque, ops::Deref, sync::Arc};
 
 use hashbrown::HashMap;
-use staghound_ebpf::{Exec, Fork, Header, flags};
+use staghound_ebpf::{Call, Exec, Fork, Header, Ids, flags};
 
-use crate::sensor::decode::{Body, Record, until_nul};
+use crate::{
+    process::{
+        image::Image,
+        ledger::{Held, Ledger},
+    },
+    sensor::{
+        decode::{Body, Record, until_nul},
+        syscalls,
+    },
+};
 
 /// Most processes that are known at a time.
 const PROCESSES_MAX: usize = 262_144;
@@ -24,108 +36,18 @@ const EXITED_NS: u64 = 2_000_000_000;
 const DEPTH_MAX: u16 = 96;
 /// How many of the nearest ancestors stay then.
 const NEAREST_KEPT: usize = 32;
+/// The same while there is little room.
+const DEPTH_TIGHT: u16 = 12;
+/// The same while there is little room.
+const NEAREST_TIGHT: usize = 2;
 /// How many of the furthest ancestors stay then.
 const FURTHEST_KEPT: usize = 8;
+/// So many processes are looked for in `/proc` at a time.
+const CHECKED_AT_ONCE: usize = 200;
 /// Clock tick of `/proc/PID/stat`, in nanoseconds (`USER_HZ` is 100 on every architecture).
 const TICK_NS: u64 = 10_000_000;
-
-/// What a process runs: fixed from one exec to the next.
-#[derive(Debug, Default)]
-pub struct Image {
-    /// Name (`comm`) at exec.
-    pub name: Box<[u8]>,
-    /// Absolute path of the executable. Empty for kernel threads and where unknown.
-    pub executable: Box<[u8]>,
-    /// Arguments, the zeroth included, each NUL-terminated but perhaps the last.
-    arguments: Box<[u8]>,
-    /// Name and arguments without the zeroth, joined by blanks.
-    pub cmdline: Box<[u8]>,
-    /// The script that an interpreter was started for by its first line; empty otherwise.
-    pub script: Box<[u8]>,
-    /// Allow-listed environment, each NUL-terminated.
-    env: Box<[u8]>,
-    /// Inode number of the executable; 0 where unknown.
-    pub inode: u64,
-    /// Device of the executable, as the kernel keeps it.
-    pub device: u32,
-    /// Links of the executable; none where unknown.
-    pub nlink: Option<u32>,
-    /// Bits of [`flags`] that tell what was cut.
-    pub flags: u16,
-    /// When it was started, in nanoseconds since boot; 0 when before the agent.
-    pub exec_ns: u64,
-    exeline: OnceLock<Box<[u8]>>,
-}
-
-impl Image {
-    /// Arguments, the zeroth included.
-    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
-        split_nul(&self.arguments)
-    }
-
-    /// Allow-listed environment variables, as `NAME=value`.
-    pub fn env(&self) -> impl Iterator<Item = &[u8]> {
-        split_nul(&self.env)
-    }
-
-    /// Arguments without the zeroth, joined by blanks.
-    pub fn args_joined(&self) -> &[u8] {
-        self.cmdline.get(self.name.len() + 1..).unwrap_or_default()
-    }
-
-    /// The zeroth argument and the others, joined by blanks.
-    pub fn exeline(&self) -> &[u8] {
-        self.exeline
-            .get_or_init(|| self.arguments().collect::<Vec<_>>().join(&b' ').into())
-    }
-
-    /// Whether the executable is anonymous memory.
-    pub fn is_memfd(&self) -> bool {
-        self.flags & flags::DETACHED != 0 && self.executable.starts_with(b"/memfd:")
-    }
-
-    fn new(name: &[u8], executable: &[u8], arguments: &[u8]) -> Self {
-        let mut cmdline = name.to_vec();
-        for argument in split_nul(arguments).skip(1) {
-            cmdline.push(b' ');
-            cmdline.extend_from_slice(argument);
-        }
-        Self {
-            name: name.into(),
-            executable: executable.into(),
-            arguments: arguments.into(),
-            cmdline: cmdline.into(),
-            ..Self::default()
-        }
-    }
-
-    fn of_exec(record: &Record<'_>, exec: &Exec) -> Self {
-        let mut executable = Vec::with_capacity(usize::from(exec.executable.len));
-        record.walked_path(exec.executable, &mut executable);
-        let filename = record.text(exec.filename);
-        let interpreter = record.text(exec.interpreter);
-        let mut image = Self::new(until_nul(&record.header.comm), &executable, record.bytes(exec.args));
-        if interpreter != filename {
-            image.script = filename.into();
-        }
-        image.env = record.bytes(exec.env).into();
-        image.inode = exec.inode;
-        image.device = exec.device;
-        image.nlink = Some(exec.nlink);
-        image.flags = record.header.flags;
-        image.exec_ns = record.header.time_ns;
-        image
-    }
-}
-
-fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let empty = bytes.is_empty();
-    bytes
-        .strip_suffix(&[0])
-        .unwrap_or(bytes)
-        .split(|byte| *byte == 0)
-        .skip(usize::from(empty))
-}
+/// Number of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 
 /// Who a process runs as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,6 +81,43 @@ impl Credentials {
     }
 }
 
+/// Namespaces of a process, by number; 0 where unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Mount namespace.
+    pub mount: u32,
+    /// Pid namespace.
+    pub pid: u32,
+    /// Network namespace.
+    pub network: u32,
+    /// User namespace.
+    pub user: u32,
+}
+
+/// A working directory: its absolute path.
+#[derive(Debug, Default)]
+pub struct Directory {
+    path: Box<[u8]>,
+    _held: Held,
+}
+
+impl Directory {
+    fn new(path: &[u8], ledger: &Arc<Ledger>) -> Arc<Self> {
+        Arc::new(Self {
+            path: path.into(),
+            _held: Held::new(ledger, size_of::<Self>() + path.len()),
+        })
+    }
+}
+
+impl Deref for Directory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.path
+    }
+}
+
 /// One process, as it was from one change to the next.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -176,15 +135,22 @@ pub struct Process {
     /// What it runs.
     pub image: Arc<Image>,
     /// Working directory.
-    pub cwd: Arc<[u8]>,
-    /// Who it ran as when it was made or last exec'ed.
+    pub cwd: Arc<Directory>,
+    /// Who it runs as: its main thread, if they differ.
     pub credentials: Credentials,
+    /// Who it ran as before the call or exec that changed that; none if the last one changed nothing.
+    pub before: Option<Arc<Credentials>>,
+    /// Who it is in its session, group and pid namespace. Members are 0 where unknown.
+    pub ids: Ids,
+    /// Its namespaces.
+    pub namespaces: Namespaces,
     /// Control group (v2).
     pub cgroup_id: u64,
     /// Controlling terminal at exec, as in `/proc/PID/stat`; 0 when there is none.
     pub tty: u32,
     depth: u16,
     start_is_exact: bool,
+    _held: Held,
 }
 
 impl Process {
@@ -200,6 +166,21 @@ impl Process {
         format!("{}-{}", self.pid, self.start_ns / TICK_NS)
     }
 
+    /// Who it ran as before the call or exec that the process was last heard to change credentials by: of an exec, a
+    /// `setuid` and the like, the state before it.
+    #[must_use]
+    pub fn credentials_before(&self) -> &Credentials {
+        self.before.as_deref().unwrap_or(&self.credentials)
+    }
+
+    /// Whether its pids and those of the host are the same.
+    fn is_in_initial_pid_namespace(&self) -> bool {
+        match self.namespaces.pid {
+            0 => self.ids.own_pid == self.pid,
+            other => other == INITIAL_PID_NAMESPACE,
+        }
+    }
+
     fn is(&self, start_ns: u64) -> bool {
         self.start_ns == start_ns || (!self.start_is_exact && self.start_ns / TICK_NS == start_ns / TICK_NS)
     }
@@ -208,22 +189,67 @@ impl Process {
 /// What keeping the table has cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableCounts {
-    /// Processes that were heard of without having been seen made.
+    /// Processes that were heard of without having been seen made, whose exec was not told, or whose end was not.
     pub repaired: u64,
     /// Processes that were not taken in, because the table was full.
     pub evicted: u64,
+    /// Ended processes that were forgotten before their time, to make room.
+    pub hurried: u64,
+    /// Images of which less was kept than was told, because there was little room.
+    pub slimmed: u64,
     /// Chains of ancestors whose middle was taken out.
     pub trimmed: u64,
+    /// Records about a process whose pid has another by now.
+    pub late: u64,
+}
+
+impl TableCounts {
+    /// All that the bounds have cost.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.evicted + self.hurried + self.slimmed + self.trimmed
+    }
+
+    /// All that was mended or came out of order.
+    #[must_use]
+    pub fn repairs(&self) -> u64 {
+        self.repaired + self.late
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    process: Arc<Process>,
+    /// Its end was told.
+    ended: bool,
+}
+
+/// A process that ended.
+#[derive(Debug)]
+struct Exited {
+    when_ns: u64,
+    process: Arc<Process>,
+    /// Its end was told, not found out.
+    told: bool,
 }
 
 /// The process table.
 #[derive(Debug, Default)]
 pub struct ProcessTable {
-    processes: HashMap<u32, Arc<Process>>,
-    /// Ended processes in order of their end: when, pid, start.
-    exited: VecDeque<(u64, u32, u64)>,
+    processes: HashMap<u32, Entry>,
+    /// Pids of those whose pid in their own namespace is another: by that namespace and that pid.
+    own_pids: HashMap<(u32, u32), u32>,
+    /// In order of their end.
+    exited: VecDeque<Exited>,
+    /// Pids that are still to be looked for in `/proc`.
+    unchecked: Vec<u32>,
+    /// Records were lost since `unchecked` was filled.
+    check_again: bool,
+    /// Time of the newest record.
+    now_ns: u64,
     counts: TableCounts,
-    root: Arc<[u8]>,
+    root: Arc<Directory>,
+    ledger: Arc<Ledger>,
 }
 
 impl ProcessTable {
@@ -231,7 +257,7 @@ impl ProcessTable {
     #[must_use]
     pub fn seeded() -> Self {
         let mut table = Self::default();
-        for process in seed::running() {
+        for process in seed::running(&table.ledger) {
             table.insert(process);
         }
         table.link();
@@ -256,43 +282,141 @@ impl ProcessTable {
         self.counts
     }
 
+    /// Bytes of all processes, images and directories that are alive because of it, about; its own index left out.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ledger.bytes()
+    }
+
     /// A process by its pid.
     #[must_use]
     pub fn get(&self, pid: u32) -> Option<&Arc<Process>> {
-        self.processes.get(&pid)
+        self.processes.get(&pid).map(|entry| &entry.process)
+    }
+
+    /// Whom `caller` means by a pid: pids are those of its own namespace. None where that cannot be told, as of a process
+    /// of a namespace within that of the caller, unless the caller's is the initial one.
+    #[must_use]
+    pub fn named_by(&self, caller: &Process, pid: u32) -> Option<&Arc<Process>> {
+        if caller.is_in_initial_pid_namespace() {
+            return self.get(pid);
+        }
+        let namespace = caller.namespaces.pid;
+        self.get(*self.own_pids.get(&(namespace, pid))?)
+            .filter(|process| process.namespaces.pid == namespace && process.ids.own_pid == pid)
+    }
+
+    /// The leader of a process's session: the process itself, another that is known, or the furthest ancestor of those
+    /// that follow each other in the session.
+    #[must_use]
+    pub fn session_leader<'a>(&'a self, process: &'a Process) -> Option<&'a Process> {
+        self.leader(process, |ids| ids.session)
+    }
+
+    /// The leader of a process's process group, likewise.
+    #[must_use]
+    pub fn group_leader<'a>(&'a self, process: &'a Process) -> Option<&'a Process> {
+        self.leader(process, |ids| ids.group)
+    }
+
+    fn leader<'a>(&'a self, process: &'a Process, of: fn(&Ids) -> u32) -> Option<&'a Process> {
+        let number = of(&process.ids);
+        if number == 0 || number == process.pid {
+            return (number != 0).then_some(process);
+        }
+        let known = self.get(number).map(|known| &**known);
+        // The kernel gives nobody a pid that still names a session or group.
+        known.filter(|known| of(&known.ids) == number).or_else(|| {
+            process
+                .ancestors()
+                .take_while(|ancestor| of(&ancestor.ids) == number)
+                .last()
+        })
     }
 
     /// Those of `pids` that still run now, with what is known of each.
     pub fn survivors(&self, pids: &[u32]) -> Vec<(u32, Option<Arc<Process>>)> {
         pids.iter()
-            .map(|pid| (*pid, self.processes.get(pid).map(Arc::clone)))
+            .map(|pid| (*pid, self.get(*pid).map(Arc::clone)))
             .filter(|(pid, known)| seed::runs(*pid, known.as_ref().map(|known| known.start_ns)))
             .collect()
     }
 
+    /// Tells that records are missing: ends may be among them. From now on [`Self::check_some`] looks for everybody who
+    /// is known.
+    pub fn events_were_lost(&mut self) {
+        self.check_again = true;
+    }
+
+    /// Looks for some processes in `/proc`, if records were lost, and lets go of those that are gone. To be called now and
+    /// then; each call costs some two milliseconds at most.
+    pub fn check_some(&mut self) {
+        if self.unchecked.is_empty() {
+            if !std::mem::take(&mut self.check_again) || !seed::sees_all() {
+                // What a full table took is given back.
+                self.unchecked.shrink_to(CHECKED_AT_ONCE);
+                return;
+            }
+            self.unchecked.extend(self.processes.keys());
+        }
+        let rest = self.unchecked.len().saturating_sub(CHECKED_AT_ONCE);
+        for pid in self.unchecked.split_off(rest) {
+            let Some(entry) = self.processes.get(&pid).filter(|entry| !entry.ended) else {
+                continue;
+            };
+            if !seed::runs(pid, Some(entry.process.start_ns)) {
+                // Its end may be on its way: it is counted as lost only if that has not come by then.
+                let process = Arc::clone(&entry.process);
+                self.exited(process, false);
+            }
+        }
+    }
+
     /// Takes in what a record tells of processes; yields the process it is about.
     pub fn apply(&mut self, record: &Record<'_>) -> Arc<Process> {
-        self.forget_exited(record.header.time_ns);
-        let actor = self.actor(&record.header);
+        let header = &record.header;
+        self.now_ns = self.now_ns.max(header.time_ns);
+        self.forget_exited();
         match &record.body {
-            Body::Exec(exec) => self.exec(&actor, record, exec),
+            Body::Exec(exec) => {
+                let actor = self.actor(header, true);
+                self.exec(&actor, record, exec)
+            }
             Body::Fork(fork) => {
-                self.fork(&actor, &record.header, fork);
+                let actor = self.heard(header);
+                self.fork(&actor, header, fork);
                 actor
             }
             Body::Exit(_) => {
-                self.exited
-                    .push_back((record.header.time_ns, actor.pid, actor.start_ns));
+                let actor = self.heard(header);
+                if let Some(entry) = self.processes.get_mut(&actor.pid)
+                    && entry.process.start_ns == actor.start_ns
+                {
+                    entry.ended = true;
+                    self.exited(Arc::clone(&actor), true);
+                }
                 actor
             }
             Body::Chdir(chdir) => {
+                let actor = self.heard(header);
                 let mut cwd = Vec::with_capacity(usize::from(chdir.path.len));
                 record.walked_path(chdir.path, &mut cwd);
                 self.insert(Process {
-                    cwd: cwd.into(),
+                    cwd: Directory::new(&cwd, &self.ledger),
                     ..Process::clone(&actor)
                 })
             }
+            Body::Call(call) => {
+                let actor = self.actor(header, false);
+                self.call(actor, header, call)
+            }
+            // Made in whatever context: its header may be of somebody who has nothing to do with it.
+            Body::Ended(_) => match self.known(header) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(self.unknown(header)),
+            },
+            // Made while the kernel may act in the name of somebody else.
+            Body::Resolved(_) => self.actor(header, false),
             Body::Open(_)
             | Body::Rename(_)
             | Body::Unlink(_)
@@ -301,24 +425,51 @@ impl ProcessTable {
             | Body::Listen(_)
             | Body::Accept(_)
             | Body::Send(_)
-            | Body::Call(_)
-            | Body::Receive(_)
-            | Body::Ended(_)
-            | Body::Resolved(_) => actor,
+            | Body::Receive(_) => self.heard(header),
         }
+    }
+
+    fn known(&self, header: &Header) -> Option<&Arc<Process>> {
+        self.get(header.pid).filter(|known| known.is(header.start_ns))
+    }
+
+    /// The process that a record comes from, with the credentials that the record tells.
+    fn heard(&mut self, header: &Header) -> Arc<Process> {
+        let actor = self.actor(header, false);
+        let credentials = Credentials::of(header);
+        if header.tid != header.pid || credentials == actor.credentials {
+            return actor;
+        }
+        // The call that changed them was lost, or could not tell.
+        self.insert(Process {
+            credentials,
+            before: Some(Arc::new(actor.credentials)),
+            ..Process::clone(&actor)
+        })
     }
 
     /// The process that a record comes from. One that is not known, or is another that had its pid, is made up from
     /// what the record says and what `/proc` still has.
-    fn actor(&mut self, header: &Header) -> Arc<Process> {
-        if let Some(known) = self
-            .processes
-            .get(&header.pid)
-            .filter(|known| known.is(header.start_ns))
-        {
-            if known.start_is_exact {
-                return Arc::clone(known);
+    fn actor(&mut self, header: &Header, is_exec: bool) -> Arc<Process> {
+        let Some(known) = self.get(header.pid) else {
+            return self.unseen(header);
+        };
+        if !known.is(header.start_ns) {
+            if known.start_ns < header.start_ns {
+                return self.unseen(header);
             }
+            // Somebody else has the pid by now, and the table is right about that.
+            self.counts.late += 1;
+            let exited = self.exited.iter().rev().map(|exited| &exited.process);
+            let former = exited
+                .into_iter()
+                .find(|exited| exited.pid == header.pid && exited.is(header.start_ns));
+            return match former {
+                Some(former) => Arc::clone(former),
+                None => Arc::new(self.unknown(header)),
+            };
+        }
+        if !known.start_is_exact {
             let exact = Process {
                 start_ns: header.start_ns,
                 start_is_exact: true,
@@ -327,32 +478,70 @@ impl ProcessTable {
             };
             return self.insert(exact);
         }
+        // A record can be read just after an exec that came after it; the other way round an exec was lost.
+        let ahead = header.exec_count.wrapping_sub(known.exec_count);
+        if is_exec || ahead == 0 || ahead > u32::MAX / 2 {
+            return Arc::clone(known);
+        }
+        let known = Arc::clone(known);
+        self.counts.repaired += 1;
+        let process = match self.read(header) {
+            Some(read) => Process {
+                image: read.image,
+                cwd: read.cwd,
+                exec_count: header.exec_count,
+                tty: read.tty,
+                ..Process::clone(&known)
+            },
+            None => Process {
+                image: Image::new(until_nul(&header.comm), b"", b"").held(&self.ledger),
+                exec_count: header.exec_count,
+                ..Process::clone(&known)
+            },
+        };
+        self.insert(process)
+    }
+
+    /// What `/proc` still has of the process of a record.
+    fn read(&self, header: &Header) -> Option<Process> {
+        seed::process(header.pid, &self.ledger).filter(|read| read.start_ns / TICK_NS == header.start_ns / TICK_NS)
+    }
+
+    /// What is known of a process of which there is only one record.
+    fn unknown(&self, header: &Header) -> Process {
+        Process {
+            pid: header.pid,
+            ppid: header.ppid,
+            start_ns: header.start_ns,
+            exec_count: header.exec_count,
+            parent: None,
+            image: Image::new(until_nul(&header.comm), b"", b"").held(&self.ledger),
+            cwd: Arc::clone(&self.root),
+            credentials: Credentials::of(header),
+            before: None,
+            ids: Ids::default(),
+            namespaces: Namespaces::default(),
+            cgroup_id: header.cgroup_id,
+            tty: 0,
+            depth: 0,
+            start_is_exact: true,
+            _held: held(&self.ledger),
+        }
+    }
+
+    /// Takes in a process that was not seen made.
+    fn unseen(&mut self, header: &Header) -> Arc<Process> {
         self.counts.repaired += 1;
         // Parents are older than their children, new ones by the kernel too; one that is younger was given the pid later.
         let parent = self
-            .processes
-            .get(&header.ppid)
+            .get(header.ppid)
             .filter(|parent| parent.start_ns < header.start_ns)
             .map(Arc::clone);
-        let mut process = seed::process(header.pid)
-            .filter(|process| process.start_ns / TICK_NS == header.start_ns / TICK_NS)
-            .unwrap_or_else(|| Process {
-                pid: header.pid,
-                ppid: header.ppid,
-                start_ns: header.start_ns,
-                exec_count: header.exec_count,
-                parent: None,
-                image: Arc::new(Image::new(until_nul(&header.comm), b"", b"")),
-                cwd: Arc::clone(&self.root),
-                credentials: Credentials::of(header),
-                cgroup_id: header.cgroup_id,
-                tty: 0,
-                depth: 0,
-                start_is_exact: true,
-            });
+        let mut process = self.read(header).unwrap_or_else(|| self.unknown(header));
         process.start_ns = header.start_ns;
         process.start_is_exact = true;
         process.exec_count = header.exec_count;
+        process.credentials = Credentials::of(header);
         process.parent = parent.map(|parent| self.as_parent(parent));
         process.depth = process.parent.as_ref().map_or(0, |parent| parent.depth + 1);
         self.insert(process)
@@ -361,11 +550,25 @@ impl ProcessTable {
     fn exec(&mut self, actor: &Arc<Process>, record: &Record<'_>, exec: &Exec) -> Arc<Process> {
         let mut cwd = Vec::with_capacity(usize::from(exec.cwd.len));
         record.walked_path(exec.cwd, &mut cwd);
+        let cwd = if *cwd == **actor.cwd {
+            Arc::clone(&actor.cwd)
+        } else {
+            Directory::new(&cwd, &self.ledger)
+        };
+        let credentials = Credentials::of(&record.header);
         self.insert(Process {
-            image: Arc::new(Image::of_exec(record, exec)),
-            cwd: cwd.into(),
+            image: Image::of_exec(record, exec).held(&self.ledger),
+            cwd,
             exec_count: record.header.exec_count,
-            credentials: Credentials::of(&record.header),
+            credentials,
+            before: before(&actor.credentials, &credentials),
+            ids: exec.ids,
+            namespaces: Namespaces {
+                mount: exec.mount_namespace,
+                pid: exec.pid_namespace,
+                network: exec.network_namespace,
+                user: exec.user_namespace,
+            },
             cgroup_id: record.header.cgroup_id,
             tty: exec.tty,
             ..Process::clone(actor)
@@ -373,12 +576,24 @@ impl ProcessTable {
     }
 
     fn fork(&mut self, maker: &Arc<Process>, header: &Header, fork: &Fork) {
-        if self
-            .processes
-            .get(&fork.child_pid)
-            .is_some_and(|known| known.is(fork.child_start_ns))
-        {
-            return; // seeded, and this is the record of how it came to be
+        let new = |namespace: libc::c_int| fork.new_namespaces & namespace.cast_unsigned() != 0;
+        if let Some(child) = self.get(fork.child_pid).filter(|child| child.is(fork.child_start_ns)) {
+            // Seeded, and this is the record of how it came to be. By then its maker may have ended, and `/proc` named
+            // another parent.
+            if !child.start_is_exact && maker.start_ns < fork.child_start_ns {
+                let child = Process::clone(child);
+                let parent = self.as_parent(Arc::clone(maker));
+                self.insert(Process {
+                    ppid: fork.child_ppid,
+                    start_ns: fork.child_start_ns,
+                    start_is_exact: true,
+                    exec_count: child.exec_count.max(header.exec_count),
+                    depth: parent.depth + 1,
+                    parent: Some(parent),
+                    ..child
+                });
+            }
+            return;
         }
         let parent = self.as_parent(Arc::clone(maker));
         self.insert(Process {
@@ -389,63 +604,233 @@ impl ProcessTable {
             image: Arc::clone(&maker.image),
             cwd: Arc::clone(&maker.cwd),
             credentials: Credentials::of(header),
+            before: None,
+            ids: fork.ids,
+            namespaces: Namespaces {
+                mount: fork.mount_namespace,
+                pid: fork.pid_namespace,
+                network: if new(libc::CLONE_NEWNET) {
+                    0
+                } else {
+                    maker.namespaces.network
+                },
+                user: if new(libc::CLONE_NEWUSER) {
+                    0
+                } else {
+                    maker.namespaces.user
+                },
+            },
             cgroup_id: header.cgroup_id,
             tty: maker.tty,
             depth: parent.depth + 1,
             parent: Some(parent),
             start_is_exact: true,
+            _held: held(&self.ledger),
         });
+    }
+
+    /// What a system call changed of the process that made it, or of another.
+    fn call(&mut self, actor: Arc<Process>, header: &Header, call: &Call) -> Arc<Process> {
+        let succeeded = call.result >= 0 && header.flags & (flags::IO_URING | flags::RESULT_UNKNOWN) == 0;
+        let is_main = header.tid == header.pid;
+        let name = syscalls::name(header.syscall, header.flags & flags::COMPAT != 0).unwrap_or_default();
+        let (mut ids, mut namespaces, mut tty) = (actor.ids, actor.namespaces, actor.tty);
+        match name {
+            "setsid" if succeeded => {
+                (ids.session, ids.group) = (actor.pid, actor.pid);
+                (ids.own_session, ids.own_group) = (ids.own_pid, ids.own_pid);
+                // The leader of a new session has no terminal as yet.
+                tty = 0;
+            }
+            "setpgid" if succeeded => {
+                let [target, group] = [call.args[0], call.args[1]].map(|argument| {
+                    u32::try_from(argument & u64::from(u32::MAX)).expect("all higher bits were taken away")
+                });
+                let target = match target {
+                    0 => Some(&actor),
+                    pid => self.named_by(&actor, pid),
+                };
+                if let Some(target) = target.map(Arc::clone) {
+                    let (group, own_group) = self.group_named_by(&actor, &target, group);
+                    if target.pid == actor.pid {
+                        (ids.group, ids.own_group) = (group, own_group);
+                    } else {
+                        self.insert(Process {
+                            ids: Ids {
+                                group,
+                                own_group,
+                                ..target.ids
+                            },
+                            ..Process::clone(&target)
+                        });
+                    }
+                }
+            }
+            "setns" | "unshare" if succeeded && is_main => {
+                // The call tells the kinds at most, never the numbers. Its own pid namespace a process keeps.
+                namespaces = Namespaces {
+                    pid: actor.namespaces.pid,
+                    ..seed::namespaces(actor.pid)
+                };
+            }
+            _ => {}
+        }
+        let credentials = Credentials::of(header);
+        let before = before(&actor.credentials, &credentials);
+        let same = ids == actor.ids && namespaces == actor.namespaces && tty == actor.tty;
+        if same && before.is_none() && actor.before.is_none() {
+            return actor;
+        }
+        let changed = Process {
+            ids,
+            namespaces,
+            tty,
+            credentials: if is_main { credentials } else { actor.credentials },
+            before,
+            ..Process::clone(&actor)
+        };
+        // Each thread has credentials of its own; those of the process are the main thread's.
+        if is_main || !same {
+            self.insert(changed)
+        } else {
+            Arc::new(changed)
+        }
+    }
+
+    /// The group that `caller` puts `target` into: in the initial pid namespace, and in that of `target`.
+    fn group_named_by(&self, caller: &Process, target: &Process, group: u32) -> (u32, u32) {
+        match group {
+            0 => (target.pid, target.ids.own_pid),
+            own if own == target.ids.own_pid => (target.pid, own),
+            // Its leader may have ended, the group has not.
+            group if caller.is_in_initial_pid_namespace() => {
+                let own = if target.is_in_initial_pid_namespace() { group } else { 0 };
+                (group, own)
+            }
+            own => (self.named_by(caller, own).map_or(0, |leader| leader.pid), own),
+        }
     }
 
     /// `process` as somebody's parent: with a chain behind it that is not too long. Without this, a process that forks
     /// and ends, over and over, would leave ancestors without end.
     fn as_parent(&mut self, process: Arc<Process>) -> Arc<Process> {
-        if process.depth < DEPTH_MAX {
+        let (depth_max, nearest_kept) = if self.ledger.is_tight() {
+            (DEPTH_TIGHT, NEAREST_TIGHT)
+        } else {
+            (DEPTH_MAX, NEAREST_KEPT)
+        };
+        if process.depth < depth_max {
             return process;
         }
         self.counts.trimmed += 1;
-        let chain: Vec<&Process> = std::iter::once(&*process).chain(process.ancestors()).collect();
-        let furthest = chain.len().saturating_sub(FURTHEST_KEPT);
-        let kept = chain
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index < NEAREST_KEPT || *index >= furthest);
-        let mut parent: Option<Arc<Process>> = None;
-        for (_, process) in kept.rev() {
-            let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
-            parent = Some(Arc::new(Process {
-                parent,
-                depth,
+        let chain: Vec<&Arc<Process>> =
+            std::iter::successors(Some(&process), |process| process.parent.as_ref()).collect();
+        // The furthest are shared as they are; the nearest hang from them now and so are made anew.
+        let mut parent = Arc::clone(chain[chain.len().saturating_sub(FURTHEST_KEPT)]);
+        for process in chain[..nearest_kept].iter().rev() {
+            parent = Arc::new(Process {
+                depth: parent.depth + 1,
+                parent: Some(parent),
                 ..Process::clone(process)
-            }));
+            });
         }
-        parent.expect("a chain holds at least the process it is of")
+        parent
     }
 
+    /// Makes `process` what is known of its pid; yields it as it is, also when there is room for less.
     fn insert(&mut self, process: Process) -> Arc<Process> {
         let process = Arc::new(process);
-        if self.processes.len() >= PROCESSES_MAX && !self.processes.contains_key(&process.pid) {
+        let is_known = self.processes.contains_key(&process.pid);
+        while (self.ledger.is_tight() || (!is_known && self.processes.len() >= PROCESSES_MAX)) && self.forget_first() {
+            self.counts.hurried += 1;
+        }
+        if !is_known && (self.processes.len() >= PROCESSES_MAX || self.ledger.is_full()) {
             self.counts.evicted += 1;
             return process;
         }
-        self.processes.insert(process.pid, Arc::clone(&process));
+        let process_kept = self.with_room(&process);
+        let former = self
+            .processes
+            .get(&process.pid)
+            .map(|entry| (Arc::clone(&entry.process), entry.ended));
+        if let Some((former, _)) = &former {
+            self.forget_own_pid(former);
+        }
+        if process.ids.own_pid != process.pid && process.ids.own_pid != 0 {
+            self.own_pids
+                .insert((process.namespaces.pid, process.ids.own_pid), process.pid);
+        }
+        let entry = Entry {
+            process: process_kept,
+            ended: former.is_some_and(|(former, ended)| ended && former.start_ns == process.start_ns),
+        };
+        self.processes.insert(process.pid, entry);
         process
     }
 
-    fn forget_exited(&mut self, now_ns: u64) {
-        while let Some(&(when, pid, start_ns)) = self.exited.front() {
-            if now_ns.saturating_sub(when) < EXITED_NS {
-                break;
-            }
-            self.exited.pop_front();
-            if self
-                .processes
-                .get(&pid)
-                .is_some_and(|process| process.start_ns == start_ns)
-            {
-                self.processes.remove(&pid);
-            }
+    /// What is kept of a process: all, unless there is little room.
+    fn with_room(&mut self, process: &Arc<Process>) -> Arc<Process> {
+        let (full, tight) = (self.ledger.is_full(), self.ledger.is_tight());
+        // What somebody else holds as well costs nothing more.
+        let image = (tight && Arc::strong_count(&process.image) == 1).then(|| {
+            let image = if full {
+                process.image.bare()
+            } else {
+                process.image.slim()
+            };
+            image.held(&self.ledger)
+        });
+        let cwd = (full && Arc::strong_count(&process.cwd) == 1).then(|| Arc::clone(&self.root));
+        if image.is_none() && cwd.is_none() {
+            return Arc::clone(process);
         }
+        self.counts.slimmed += 1;
+        Arc::new(Process {
+            image: image.unwrap_or_else(|| Arc::clone(&process.image)),
+            cwd: cwd.unwrap_or_else(|| Arc::clone(&process.cwd)),
+            ..Process::clone(process)
+        })
+    }
+
+    fn forget_own_pid(&mut self, process: &Process) {
+        let key = (process.namespaces.pid, process.ids.own_pid);
+        if self.own_pids.get(&key) == Some(&process.pid) {
+            self.own_pids.remove(&key);
+        }
+    }
+
+    fn exited(&mut self, process: Arc<Process>, told: bool) {
+        if self.exited.len() >= PROCESSES_MAX {
+            self.forget_first();
+        }
+        self.exited.push_back(Exited {
+            when_ns: self.now_ns,
+            process,
+            told,
+        });
+    }
+
+    fn forget_exited(&mut self) {
+        while let Some(first) = self.exited.front()
+            && self.now_ns.saturating_sub(first.when_ns) >= EXITED_NS
+        {
+            self.forget_first();
+        }
+    }
+
+    /// Forgets the process that ended first; false if there is none.
+    fn forget_first(&mut self) -> bool {
+        let Some(Exited { process, told, .. }) = self.exited.pop_front() else {
+            return false;
+        };
+        let entry = self.processes.get(&process.pid);
+        // One that was not found in `/proc` and has been told to have ended since comes up again.
+        if entry.is_some_and(|entry| entry.process.is(process.start_ns) && entry.ended == told) {
+            self.processes.remove(&process.pid);
+            self.forget_own_pid(&process);
+            self.counts.repaired += u64::from(!told);
+        }
+        true
     }
 
     /// Gives the seeded processes their parents, those first that have none.
@@ -453,19 +838,22 @@ impl ProcessTable {
         let mut pids: Vec<(u64, u32)> = self
             .processes
             .values()
-            .map(|process| (process.start_ns, process.pid))
+            .map(|entry| (entry.process.start_ns, entry.process.pid))
             .collect();
         pids.sort_unstable();
         // A parent is as a rule older than its child; one that is not (a subreaper) is linked unlinked, which is fine.
         for (_, pid) in pids {
-            let Some(process) = self.processes.get(&pid) else {
+            let Some(process) = self.get(pid) else {
                 continue;
             };
-            let Some(parent) = self.processes.get(&process.ppid).filter(|parent| parent.pid != pid) else {
+            let Some(parent) = self.get(process.ppid).filter(|parent| parent.pid != pid) else {
                 continue;
             };
             let parent = Arc::clone(parent);
-            let process = Process::clone(process);
+            let mut process = Process::clone(process);
+            if parent.namespaces.pid == process.namespaces.pid {
+                process.ids.own_ppid = parent.ids.own_pid;
+            }
             let parent = self.as_parent(parent);
             let depth = parent.depth + 1;
             self.insert(Process {
@@ -477,462 +865,15 @@ impl ProcessTable {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sensor::decode::decode;
-    use proptest::prelude::*;
-    use staghound_ebpf::{Chdir, Exit, Kind, Open, Span};
-    use zerocopy::IntoBytes as _;
-
-    /// Above `PID_MAX_LIMIT`, so that `/proc` never has the processes of these tests.
-    const PIDS: u32 = 5_000_000;
-    const SECOND_NS: u64 = 1_000_000_000;
-
-    /// A process as the kernel names it: pid (above [`PIDS`]) and start.
-    type Id = (u32, u64);
-
-    /// A table, and the clock of its records.
-    #[derive(Default)]
-    struct Told {
-        table: ProcessTable,
-        now_ns: u64,
-    }
-
-    impl Told {
-        fn record(&mut self, (pid, start_ns): Id, kind: Kind, ppid: u32, body: &[u8], data: &[u8]) -> Arc<Process> {
-            self.now_ns += 1;
-            let mut header = Header {
-                time_ns: self.now_ns,
-                start_ns,
-                kind: kind as u16,
-                len: u32::try_from(size_of::<Header>() + body.len() + data.len()).unwrap(),
-                pid: PIDS + pid,
-                tid: PIDS + pid,
-                ppid: PIDS + ppid,
-                login_uid: u32::MAX,
-                ..Header::default()
-            };
-            header.comm[..5].copy_from_slice(b"heard");
-            let bytes = [header.as_bytes(), body, data].concat();
-            self.table.apply(&decode(&bytes).unwrap())
-        }
-
-        fn fork(&mut self, maker: Id, child: Id) -> Arc<Process> {
-            self.fork_for(maker, child, maker.0)
-        }
-
-        /// As with `CLONE_PARENT`: the child's parent is not its maker.
-        fn fork_for(&mut self, maker: Id, child: Id, ppid: u32) -> Arc<Process> {
-            let body = Fork {
-                child_start_ns: child.1,
-                child_pid: PIDS + child.0,
-                child_ppid: PIDS + ppid,
-                ..Fork::default()
-            };
-            self.record(maker, Kind::Fork, 0, body.as_bytes(), b"")
-        }
-
-        /// Executes `/bin/NAME` in `/NAME`.
-        fn exec(&mut self, id: Id, name: &str) -> Arc<Process> {
-            let mut data = Vec::new();
-            let mut add = |text: String| {
-                let offset = u16::try_from(data.len()).unwrap();
-                data.extend_from_slice(text.as_bytes());
-                Span {
-                    offset,
-                    len: u16::try_from(text.len()).unwrap(),
-                }
-            };
-            let body = Exec {
-                executable: add(format!("{name}\0bin\0")),
-                cwd: add(format!("{name}\0")),
-                args: add(format!("{name}\0-v\0")),
-                ..Exec::default()
-            };
-            self.record(id, Kind::Exec, 0, body.as_bytes(), &data)
-        }
-
-        fn chdir(&mut self, id: Id, name: &str) -> Arc<Process> {
-            let len = u16::try_from(name.len() + 1).unwrap();
-            let body = Chdir {
-                path: Span { offset: 0, len },
-                reserved: 0,
-            };
-            self.record(id, Kind::Chdir, 0, body.as_bytes(), format!("{name}\0").as_bytes())
-        }
-
-        fn open(&mut self, id: Id) -> Arc<Process> {
-            self.open_under(id, 0)
-        }
-
-        fn open_under(&mut self, id: Id, ppid: u32) -> Arc<Process> {
-            self.record(id, Kind::Open, ppid, Open::default().as_bytes(), b"")
-        }
-
-        fn exit(&mut self, id: Id) -> Arc<Process> {
-            self.record(id, Kind::Exit, 0, Exit::default().as_bytes(), b"")
-        }
-
-        fn get(&self, pid: u32) -> Option<&Arc<Process>> {
-            self.table.get(PIDS + pid)
-        }
-    }
-
-    fn id(process: &Process) -> Id {
-        (process.pid - PIDS, process.start_ns)
-    }
-
-    fn ancestors(process: &Process) -> Vec<Id> {
-        process.ancestors().map(id).collect()
-    }
-
-    fn text(bytes: &[u8]) -> &str {
-        std::str::from_utf8(bytes).unwrap()
-    }
-
-    #[test]
-    fn a_process_stays_itself_from_fork_to_exit() {
-        let mut told = Told::default();
-        told.exec((1, 10), "init");
-        told.fork((1, 10), (2, 20));
-        let steps: [(Arc<Process>, &str, &str); 6] = [
-            (told.open((2, 20)), "/bin/init", "/init"),
-            (told.chdir((2, 20), "tmp"), "/bin/init", "/tmp"),
-            (told.exec((2, 20), "sh"), "/bin/sh", "/sh"),
-            (told.chdir((2, 20), "src"), "/bin/sh", "/src"),
-            (told.exec((2, 20), "make"), "/bin/make", "/make"),
-            (told.exit((2, 20)), "/bin/make", "/make"),
-        ];
-        for (process, executable, cwd) in steps {
-            assert_eq!(id(&process), (2, 20), "{executable}");
-            assert_eq!(process.ppid, PIDS + 1, "{executable}");
-            assert_eq!(ancestors(&process), [(1, 10)], "{executable}");
-            assert_eq!(text(&process.image.executable), executable);
-            assert_eq!(text(&process.cwd), cwd);
-        }
-        assert_eq!(told.table.counts().repaired, 1, "only the first one was not seen made");
-    }
-
-    #[test]
-    fn an_event_keeps_what_was_true_when_it_happened() {
-        let mut told = Told::default();
-        told.exec((1, 10), "sh");
-        let before = told.open((1, 10));
-        told.fork((1, 10), (2, 20));
-        told.exec((1, 10), "sleep");
-        assert_eq!(text(&before.image.cmdline), "heard -v");
-        assert_eq!(text(&before.image.executable), "/bin/sh");
-        let child = told.open((2, 20));
-        assert_eq!(text(&child.parent.as_ref().unwrap().image.executable), "/bin/sh");
-        assert_eq!(text(&told.get(1).unwrap().image.executable), "/bin/sleep");
-    }
-
-    #[test]
-    fn ancestry_outlives_a_double_fork() {
-        let mut told = Told::default();
-        told.exec((1, 10), "sshd");
-        told.fork((1, 10), (2, 20));
-        told.exec((2, 20), "sh");
-        told.fork((2, 20), (3, 30));
-        told.fork((3, 30), (4, 40));
-        told.exit((3, 30));
-        told.now_ns += 10 * SECOND_NS;
-        // The kernel has made init its parent by now; who made it is another question.
-        let daemon = told.exec((4, 40), "daemon");
-        assert!(told.get(3).is_none());
-        assert_eq!(ancestors(&daemon), [(3, 30), (2, 20), (1, 10)]);
-        let images: Vec<&str> = daemon
-            .ancestors()
-            .map(|process| text(&process.image.executable))
-            .collect();
-        assert_eq!(images, ["/bin/sh", "/bin/sh", "/bin/sshd"]);
-    }
-
-    #[test]
-    fn the_maker_is_the_parent_whatever_the_kernel_was_asked_for() {
-        let mut told = Told::default();
-        told.fork((1, 10), (2, 20));
-        told.fork_for((2, 20), (3, 30), 1);
-        let child = told.open((3, 30));
-        assert_eq!(child.ppid, PIDS + 1);
-        assert_eq!(ancestors(&child), [(2, 20), (1, 10)]);
-    }
-
-    #[test]
-    fn a_pid_that_is_used_again_inherits_nothing() {
-        let mut told = Told::default();
-        told.fork((1, 10), (2, 20));
-        told.exec((2, 20), "old");
-        told.exit((2, 20));
-        // Heard of without having been seen made.
-        let unseen = told.open((2, 50));
-        assert_eq!(id(&unseen), (2, 50));
-        assert_eq!((text(&unseen.image.executable), text(&unseen.cwd)), ("", ""));
-        assert_eq!(ancestors(&unseen), []);
-        // Seen made, by somebody else.
-        told.fork((7, 15), (2, 60));
-        let seen = told.open((2, 60));
-        assert_eq!(id(&seen), (2, 60));
-        assert_eq!(ancestors(&seen), [(7, 15)]);
-        // The end of the old one does not end the new one.
-        told.now_ns += 10 * SECOND_NS;
-        assert_eq!(id(&told.open((2, 60))), (2, 60));
-        assert_eq!(ancestors(told.get(2).unwrap()), [(7, 15)]);
-    }
-
-    #[test]
-    fn a_younger_process_that_has_the_parents_pid_is_not_the_parent() {
-        let mut told = Told::default();
-        told.fork((1, 10), (5, 100));
-        let child = told.open_under((6, 50), 5);
-        assert_eq!(child.ppid, PIDS + 5);
-        assert_eq!(ancestors(&child), []);
-        let child = told.open_under((7, 150), 5);
-        assert_eq!(ancestors(&child), [(5, 100), (1, 10)]);
-    }
-
-    #[test]
-    fn an_unknown_process_is_repaired_once_and_counted() {
-        let mut told = Told::default();
-        told.exec((1, 10), "init");
-        let repaired = told.open_under((9, 90), 1);
-        assert_eq!(id(&repaired), (9, 90));
-        assert_eq!(text(&repaired.image.name), "heard");
-        assert_eq!(ancestors(&repaired), [(1, 10)]);
-        assert_eq!(told.table.counts().repaired, 2);
-        told.open_under((9, 90), 1);
-        told.exit((9, 90));
-        assert_eq!(told.table.counts().repaired, 2);
-        assert_eq!(told.table.len(), 2);
-    }
-
-    #[test]
-    fn a_seeded_process_is_known_by_its_tick() {
-        for (start_ns, same) in [
-            (3 * TICK_NS, true),
-            (3 * TICK_NS + 1, true),
-            (4 * TICK_NS - 1, true),
-            (4 * TICK_NS, false),
-            (3 * TICK_NS - 1, false),
-        ] {
-            let mut told = Told::default();
-            let made = told.exec((1, 3 * TICK_NS), "seeded");
-            told.table.insert(Process {
-                start_is_exact: false,
-                ..Process::clone(&made)
-            });
-            let before = told.table.counts().repaired;
-            let heard = told.open((1, start_ns));
-            assert_eq!(heard.start_ns, start_ns);
-            assert_eq!(text(&heard.image.executable) == "/bin/seeded", same, "{start_ns}");
-            assert_eq!(told.table.counts().repaired - before, u64::from(!same), "{start_ns}");
-            // From now on its start is exact.
-            let other = told.open((1, start_ns + 1));
-            assert_eq!(text(&other.image.executable), "", "{start_ns}");
-        }
-    }
-
-    #[test]
-    fn the_fork_of_a_process_that_is_known_changes_nothing() {
-        let mut told = Told::default();
-        told.fork((1, 10), (2, 20));
-        told.exec((2, 20), "sh");
-        told.fork((1, 10), (2, 20));
-        assert_eq!(text(&told.open((2, 20)).image.executable), "/bin/sh");
-    }
-
-    #[test]
-    fn an_ended_process_is_known_for_a_while_and_then_forgotten() {
-        let mut told = Told::default();
-        told.fork((1, 10), (2, 20));
-        told.exec((2, 20), "sh");
-        told.exit((2, 20));
-        let ended_ns = told.now_ns;
-        for (after_ns, known) in [
-            (1, true),
-            (SECOND_NS, true),
-            (EXITED_NS - 1, true),
-            (EXITED_NS, false),
-            (2 * EXITED_NS, false),
-        ] {
-            told.now_ns = ended_ns + after_ns - 1; // the record itself is one later
-            told.open((1, 10));
-            assert_eq!(told.get(2).is_some(), known, "{after_ns}");
-            if known {
-                told.now_ns = ended_ns + after_ns - 1;
-                assert_eq!(text(&told.open((2, 20)).image.executable), "/bin/sh", "{after_ns}");
-            }
-        }
-        assert!(told.table.exited.is_empty());
-    }
-
-    #[test]
-    fn ancestors_stay_bounded_however_often_a_process_forks_and_ends() {
-        let mut told = Told::default();
-        let made = 10_000;
-        for number in 1..=made {
-            let (maker, child) = ((number - 1, u64::from(number)), (number, u64::from(number) + 1));
-            told.fork(maker, child);
-            told.exit(maker);
-            told.now_ns += SECOND_NS / 10;
-            let ancestors = ancestors(told.get(number).unwrap());
-            assert!(ancestors.len() <= usize::from(DEPTH_MAX) + 1, "{}", ancestors.len());
-            let nearest: Vec<Id> = (0..number)
-                .rev()
-                .take(NEAREST_KEPT)
-                .map(|pid| (pid, u64::from(pid) + 1))
-                .collect();
-            assert_eq!(ancestors[..nearest.len()], nearest, "{number}");
-            let furthest: Vec<Id> = (0..number)
-                .take(FURTHEST_KEPT)
-                .map(|pid| (pid, u64::from(pid) + 1))
-                .rev()
-                .collect();
-            assert_eq!(ancestors[ancestors.len() - furthest.len()..], furthest, "{number}");
-        }
-        assert!(told.table.counts().trimmed > 0);
-        assert!(told.table.len() < 100, "{}", told.table.len());
-    }
-
-    #[test]
-    fn a_process_of_many_ancestors_has_children_of_the_right_depth() {
-        let mut told = Told::default();
-        for number in 1..=u32::from(DEPTH_MAX) {
-            told.fork((number - 1, u64::from(number)), (number, u64::from(number) + 1));
-        }
-        let deepest = (u32::from(DEPTH_MAX), u64::from(DEPTH_MAX) + 1);
-        let full = usize::from(DEPTH_MAX);
-        let cut = NEAREST_KEPT + FURTHEST_KEPT;
-        assert_eq!(ancestors(told.get(deepest.0).unwrap()).len(), full);
-        assert_eq!(told.table.counts().trimmed, 0);
-        // Each child loses the middle; the process itself keeps all.
-        for (child, trimmed) in [((1000, 1000), 1), ((1001, 1001), 2)] {
-            told.fork(deepest, child);
-            assert_eq!(ancestors(told.get(child.0).unwrap()).len(), cut);
-            assert_eq!(told.table.counts().trimmed, trimmed);
-        }
-        assert_eq!(ancestors(&told.open(deepest)).len(), full);
-    }
-
-    /// What one record tells; who it is about is chosen among those that the history has made by then.
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Fork { child_pid: u32 },
-        Exec,
-        Chdir,
-        Open,
-        Exit,
-        Pause { ms: u64 },
-        Unseen { pid: u32 },
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0_u32..12).prop_map(|child_pid| Step::Fork { child_pid }),
-            1 => Just(Step::Exec),
-            1 => Just(Step::Chdir),
-            2 => Just(Step::Open),
-            2 => Just(Step::Exit),
-            1 => (0_u64..3000).prop_map(|ms| Step::Pause { ms }),
-            1 => (0_u32..12).prop_map(|pid| Step::Unseen { pid }),
-        ]
-    }
-
-    /// Chains end, are no longer than allowed, know their length, and hold nobody twice.
-    fn check(process: &Process) -> Result<(), TestCaseError> {
-        let line: Vec<Id> = std::iter::once(process)
-            .chain(process.ancestors().take(1000))
-            .map(id)
-            .collect();
-        prop_assert!(line.len() <= usize::from(DEPTH_MAX) + 1, "{line:?}");
-        prop_assert_eq!(line.len() - 1, usize::from(process.depth));
-        for (index, ancestor) in line.iter().enumerate() {
-            prop_assert!(!line[index + 1..].contains(ancestor), "{ancestor:?} twice in {line:?}");
-        }
-        Ok(())
-    }
-
-    proptest! {
-        /// Pids are few and used again, records come late and for processes that ended, and parents are told at random.
-        #[test]
-        fn nobody_is_their_own_ancestor(
-            steps in prop::collection::vec((step(), any::<prop::sample::Index>(), 0_u32..12), 1..300),
-        ) {
-            let mut told = Told::default();
-            let mut start_ns = 1;
-            let mut made: Vec<Id> = vec![(0, 1)];
-            for (step, about, ppid) in steps {
-                let actor = *about.get(&made);
-                let process = match step {
-                    Step::Fork { child_pid } => {
-                        start_ns += 1;
-                        made.push((child_pid, start_ns));
-                        told.fork_for(actor, (child_pid, start_ns), ppid)
-                    }
-                    Step::Exec => told.exec(actor, "sh"),
-                    Step::Chdir => told.chdir(actor, "tmp"),
-                    Step::Open => told.open_under(actor, ppid),
-                    Step::Exit => told.exit(actor),
-                    Step::Pause { ms } => {
-                        told.now_ns += ms * 1_000_000;
-                        continue;
-                    }
-                    Step::Unseen { pid } => {
-                        start_ns += 1;
-                        made.push((pid, start_ns));
-                        told.open_under((pid, start_ns), ppid)
-                    }
-                };
-                match step {
-                    Step::Unseen { .. } => prop_assert_eq!(process.start_ns, start_ns),
-                    Step::Fork { .. } | Step::Exec | Step::Chdir | Step::Open | Step::Exit | Step::Pause { .. } => {
-                        prop_assert_eq!(id(&process), actor);
-                    }
-                }
-                check(&process)?;
-                for pid in 0..12 {
-                    if let Some(process) = told.get(pid) {
-                        check(process)?;
-                    }
-                }
-                prop_assert!(told.table.len() <= 12);
-            }
-        }
-
-        /// Records that no kernel writes: any numbers, any times, any spans.
-        #[test]
-        fn any_records_are_taken_in_without_panic(
-            records in prop::collection::vec(
-                (1_u16..13, 0_u32..6, 0_u64..6, 0_u32..6, any::<u64>(), prop::collection::vec(any::<u8>(), 0..160)),
-                1..60,
-            ),
-        ) {
-            let mut table = ProcessTable::default();
-            for (kind, pid, start_ns, ppid, time_ns, rest) in records {
-                let mut rest = rest;
-                if kind == Kind::Fork as u16 && rest.len() >= size_of::<Fork>() {
-                    // Else no child would ever have the pid of a process that is known.
-                    let child_pid = PIDS + u32::from(rest[8] % 6);
-                    rest[8..12].copy_from_slice(&child_pid.to_ne_bytes());
-                    rest[1..8].fill(0);
-                }
-                let header = Header {
-                    time_ns,
-                    start_ns,
-                    kind,
-                    len: u32::try_from(size_of::<Header>() + rest.len()).unwrap(),
-                    pid: PIDS + pid,
-                    ppid: PIDS + ppid,
-                    ..Header::default()
-                };
-                let bytes = [header.as_bytes(), &rest].concat();
-                if let Ok(record) = decode(&bytes) {
-                    let process = table.apply(&record);
-                    prop_assert_eq!((process.pid, process.start_ns), (header.pid, header.start_ns));
-                    prop_assert!(process.ancestors().take(1000).count() <= usize::from(DEPTH_MAX));
-                }
-            }
-        }
-    }
+/// The entry of one process.
+fn held(ledger: &Arc<Ledger>) -> Held {
+    Held::new(ledger, size_of::<Process>() + 2 * size_of::<usize>())
 }
+
+/// What is to be told of the credentials before: nothing when they are the same.
+fn before(before: &Credentials, now: &Credentials) -> Option<Arc<Credentials>> {
+    (before != now).then(|| Arc::new(*before))
+}
+
+#[cfg(test)]
+mod tests;

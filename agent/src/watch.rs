@@ -173,6 +173,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             let now = SystemTime::now();
             tell_losses(sensor, watch, &mut watched, (gap_from, now))?;
             gap_from = now;
+            watch.processes.check_some();
             let changed = names_changed();
             if changed != names_read {
                 names = Names::of_host();
@@ -248,6 +249,9 @@ fn tell_losses(
             gap(program, misses - before, GapReason::RecursionMiss);
         }
     }
+    if losses.events_lost() > watched.losses.events_lost() {
+        watch.processes.events_were_lost();
+    }
     let table = watch.processes.counts();
     if table.evicted > watched.table.evicted {
         gap(
@@ -257,8 +261,8 @@ fn tell_losses(
         );
     }
     let metrics = &watch.counters.metrics.process_table;
-    metrics.evictions.inc_by(table.evicted - watched.table.evicted);
-    metrics.repairs.inc_by(table.repaired - watched.table.repaired);
+    metrics.evictions.inc_by(table.evictions() - watched.table.evictions());
+    metrics.repairs.inc_by(table.repairs() - watched.table.repairs());
     metrics
         .entries
         .set(i64::try_from(watch.processes.len()).unwrap_or(i64::MAX));

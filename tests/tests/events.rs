@@ -448,7 +448,7 @@ fn exec_tells_arguments_environment_and_executable() {
     assert_eq!(&*seen.process.image.script, b"");
     assert!(!seen.process.image.is_memfd());
     let cwd = std::env::current_dir().unwrap();
-    assert_eq!(&*seen.process.cwd, cwd.as_os_str().as_bytes());
+    assert_eq!(&**seen.process.cwd, cwd.as_os_str().as_bytes());
 }
 
 #[test]
@@ -766,9 +766,9 @@ fn a_change_of_directory_is_no_event_but_known() {
     let run = Capture::of_children().act(["in", &place.of(""), "open", "file", "read"]);
     let seen = run.only_below(EventKind::Open, &place.root());
     assert_eq!(seen.path_text(), file);
-    assert_eq!(&*seen.process.cwd, place.path.as_os_str().as_bytes());
+    assert_eq!(&**seen.process.cwd, place.path.as_os_str().as_bytes());
     assert_eq!(
-        &*run.only(EventKind::Exec).process.cwd,
+        &**run.only(EventKind::Exec).process.cwd,
         std::env::current_dir().unwrap().as_os_str().as_bytes()
     );
 }

@@ -10,9 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use staghound_ebpf::{ARGS_BYTES_MAX, flags};
+use staghound_ebpf::{ARGS_BYTES_MAX, Ids, flags};
 
-use crate::process::{Credentials, Image, Process, TICK_NS};
+use crate::process::{
+    Credentials, Directory, INITIAL_PID_NAMESPACE, Namespaces, Process, TICK_NS, held,
+    image::{self, Image},
+    ledger::Ledger,
+};
 
 /// More than any other file of `/proc/PID` that is read here holds.
 const FILE_BYTES_MAX: usize = 16 * 1024;
@@ -29,23 +33,23 @@ enum When {
 }
 
 /// Every process that runs now.
-pub(super) fn running() -> Vec<Process> {
+pub(super) fn running(ledger: &Arc<Ledger>) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     entries
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| read(pid, When::Start))
+        .filter_map(|pid| read(pid, When::Start, ledger))
         .collect()
 }
 
 /// One process that was not known, if it still runs.
-pub(super) fn process(pid: u32) -> Option<Process> {
-    read(pid, When::Repair)
+pub(super) fn process(pid: u32, ledger: &Arc<Ledger>) -> Option<Process> {
+    read(pid, When::Repair, ledger)
 }
 
-fn read(pid: u32, when: When) -> Option<Process> {
+fn read(pid: u32, when: When, ledger: &Arc<Ledger>) -> Option<Process> {
     let file = |name: &str, max: usize| beginning(Path::new(&format!("/proc/{pid}/{name}")), max);
     let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let stat = Stat::parse(&file("stat", FILE_BYTES_MAX)?)?;
@@ -65,28 +69,98 @@ fn read(pid: u32, when: When) -> Option<Process> {
     if executable.is_memfd {
         image.flags |= flags::DETACHED;
     }
-    if when == When::Start
-        && let Ok(metadata) = fs::metadata(format!("/proc/{pid}/exe"))
-    {
-        image.inode = metadata.ino();
-        image.nlink = u32::try_from(metadata.nlink()).ok();
-    }
-    let mut credentials = credentials(&file("status", FILE_BYTES_MAX).unwrap_or_default());
+    let status = file("status", FILE_BYTES_MAX).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let mut credentials = credentials(&status);
     credentials.login_uid = login_uid(&file("loginuid", FILE_BYTES_MAX).unwrap_or_default());
+    if when == When::Start {
+        if let Ok(metadata) = fs::metadata(format!("/proc/{pid}/exe")) {
+            image.inode = metadata.ino();
+            image.device = kernel_device(metadata.dev());
+            image.nlink = u32::try_from(metadata.nlink()).ok();
+            image.mode = metadata.mode();
+            (image.owner, image.owner_group) = (metadata.uid(), metadata.gid());
+            image.changed_ns = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
+            image.modified_ns = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
+            image.is_writable = Some(image::is_writable(
+                image.mode,
+                (image.owner, image.owner_group),
+                &credentials,
+            ));
+        }
+        image.set_standard([0, 1, 2].map(|number| standard(pid, number)));
+    }
     Some(Process {
         pid,
         ppid: stat.ppid,
         start_ns: stat.start_ticks.saturating_mul(TICK_NS),
         exec_count: 0,
         parent: None,
-        image: Arc::new(image),
-        cwd: link("cwd").as_os_str().as_bytes().into(),
+        image: image.held(ledger),
+        cwd: Directory::new(link("cwd").as_os_str().as_bytes(), ledger),
         credentials,
+        before: None,
+        ids: ids(&stat, &status),
+        namespaces: namespaces(pid),
         cgroup_id: 0,
         tty: stat.tty,
         depth: 0,
         start_is_exact: false,
+        _held: held(ledger),
     })
+}
+
+/// A device number as the kernel keeps it.
+fn kernel_device(device: u64) -> u32 {
+    (libc::major(device) << 20) | libc::minor(device)
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> u64 {
+    let all = seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+    u64::try_from(all).unwrap_or(0)
+}
+
+/// Namespaces of a process that runs; 0 for those that cannot be read.
+pub(super) fn namespaces(pid: u32) -> Namespaces {
+    let number = |name: &str| {
+        let link = fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()?;
+        link.to_str()?.split_once(":[")?.1.strip_suffix(']')?.parse().ok()
+    };
+    let number = |name| number(name).unwrap_or(0);
+    Namespaces {
+        mount: number("mnt"),
+        pid: number("pid"),
+        network: number("net"),
+        user: number("user"),
+    }
+}
+
+/// Whether `/proc` shows the processes of the whole host, by the numbers that the programs know them by.
+pub(super) fn sees_all() -> bool {
+    namespaces(std::process::id()).pid == INITIAL_PID_NAMESPACE
+}
+
+/// Type and name of a standard descriptor. Only what is a file is asked for its type, since its name does not tell.
+fn standard(pid: u32, number: u32) -> (Option<&'static str>, Box<[u8]>) {
+    let path = format!("/proc/{pid}/fd/{number}");
+    let Ok(link) = fs::read_link(&path) else {
+        return (None, Box::default());
+    };
+    let name = link.as_os_str().as_bytes();
+    let kind = if name.starts_with(b"pipe:[") {
+        Some("pipe")
+    } else if name.starts_with(b"socket:[") {
+        Some("socket")
+    } else if name.starts_with(b"/dev/") {
+        Some("char")
+    } else if name.starts_with(b"/") {
+        fs::metadata(&path)
+            .ok()
+            .and_then(|metadata| image::file_type(metadata.mode()))
+    } else {
+        None
+    };
+    (kind, name.into())
 }
 
 /// At most `max` bytes from the beginning of a file; none if it cannot be read.
@@ -136,6 +210,8 @@ fn login_uid(text: &[u8]) -> Option<u32> {
 struct Stat {
     name: Vec<u8>,
     ppid: u32,
+    group: u32,
+    session: u32,
     tty: u32,
     start_ticks: u64,
     has_ended: bool,
@@ -148,15 +224,19 @@ impl Stat {
         let close = memchr::memrchr(b')', text)?;
         let name = text.get(open + 1..close)?.to_vec();
         let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-        // Field 3 comes first here; the parent is field 4, the terminal 7, the start 22 (proc_pid_stat(5)).
+        // Field 3 comes first here; parent, group, session and terminal are fields 4 to 7, the start 22 (proc_pid_stat(5)).
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?;
         let ppid = fields.next()?.parse().ok()?;
-        let tty = fields.nth(2)?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        let session = fields.next()?.parse().ok()?;
+        let tty = fields.next()?.parse().ok()?;
         let start_ticks = fields.nth(14)?.parse().ok()?;
         Some(Self {
             name,
             ppid,
+            group,
+            session,
             tty,
             start_ticks,
             has_ended: matches!(state, "Z" | "X" | "x"),
@@ -164,16 +244,33 @@ impl Stat {
     }
 }
 
-fn credentials(status: &[u8]) -> Credentials {
-    let status = String::from_utf8_lossy(status);
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap_or_default()
+/// What follows a name in `/proc/PID/status`.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_default()
+}
+
+/// The numbers of a process in its own pid namespace come last in their lines. That of its parent is not told.
+fn ids(stat: &Stat, status: &str) -> Ids {
+    let own = |name: &str| {
+        let last = field(status, name).split_ascii_whitespace().last();
+        last.and_then(|text| text.parse().ok()).unwrap_or(0)
     };
+    Ids {
+        session: stat.session,
+        group: stat.group,
+        own_pid: own("NStgid:"),
+        own_ppid: 0,
+        own_session: own("NSsid:"),
+        own_group: own("NSpgid:"),
+    }
+}
+
+fn credentials(status: &str) -> Credentials {
     let number = |name: &str, index: usize| {
-        field(name)
+        field(status, name)
             .split_ascii_whitespace()
             .nth(index)
             .and_then(|text| text.parse().ok())
@@ -185,7 +282,7 @@ fn credentials(status: &[u8]) -> Credentials {
         gid: number("Gid:", 0),
         egid: number("Gid:", 1),
         login_uid: None,
-        capabilities: u64::from_str_radix(field("CapEff:").trim(), 16).unwrap_or(0),
+        capabilities: u64::from_str_radix(field(status, "CapEff:").trim(), 16).unwrap_or(0),
     }
 }
 
@@ -195,13 +292,15 @@ mod tests {
 
     #[test]
     fn stat_names_may_hold_anything() {
-        let line = b"42 (a) (b) S 7 42 42 34816 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 10";
+        let line = b"42 (a) (b) S 7 42 43 34816 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 10";
         let stat = Stat::parse(line).unwrap();
         assert_eq!(
             stat,
             Stat {
                 name: b"a) (b".to_vec(),
                 ppid: 7,
+                group: 42,
+                session: 43,
                 tty: 34816,
                 start_ticks: 12345,
                 has_ended: false,
@@ -247,10 +346,10 @@ mod tests {
             .unwrap();
         let pid = child.id();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        let mut read = process(pid).unwrap();
+        let mut read = process(pid, &Arc::default()).unwrap();
         // The child is ours before its new image has its arguments.
         while read.image.arguments().count() == 0 && std::time::Instant::now() < deadline {
-            read = process(pid).unwrap();
+            read = process(pid, &Arc::default()).unwrap();
         }
         let ran = runs(pid, Some(read.start_ns)) && !runs(pid, Some(read.start_ns + TICK_NS));
         child.kill().unwrap();
@@ -268,16 +367,30 @@ mod tests {
 
     #[test]
     fn this_process_is_seen_as_it_is() {
-        let this = process(std::process::id()).unwrap();
+        let this = process(std::process::id(), &Arc::default()).unwrap();
         assert_eq!(
             this.image.executable.as_ref(),
             std::env::current_exe().unwrap().as_os_str().as_bytes()
         );
-        assert_eq!(
-            this.cwd.as_ref(),
-            std::env::current_dir().unwrap().as_os_str().as_bytes()
-        );
+        assert_eq!(&**this.cwd, std::env::current_dir().unwrap().as_os_str().as_bytes());
         assert_eq!(this.image.arguments().count(), std::env::args_os().count());
-        assert!(running().iter().any(|process| process.pid == this.pid));
+        // SAFETY: it takes no pointer and cannot fail for this process.
+        let session = unsafe { libc::getsid(0) };
+        // SAFETY: likewise.
+        let group = unsafe { libc::getpgid(0) };
+        assert_eq!(this.ids.own_pid, std::process::id());
+        assert_eq!(this.ids.own_session, session.cast_unsigned());
+        assert_eq!(this.ids.own_group, group.cast_unsigned());
+        assert!(
+            [
+                this.namespaces.mount,
+                this.namespaces.pid,
+                this.namespaces.network,
+                this.namespaces.user
+            ]
+            .iter()
+            .all(|number| *number != 0)
+        );
+        assert!(running(&Arc::default()).iter().any(|process| process.pid == this.pid));
     }
 }
