@@ -1,32 +1,50 @@
-//! What the agent costs: the same workload without and with it, in turn, as ratios.
+//! What the agent costs: the same workload without it, with it, and with empty programs on its hooks (the floor, which no
+//! agent on these hooks can go below), in turn, as ratios.
 //!
-//! Machines drift (other tenants, heat, caches); pairs that follow each other drift together. So each pair gives one
+//! Machines drift (other tenants, heat, caches); runs that follow each other drift together. So each round gives one
 //! ratio, and the median of the ratios is the result.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::binaries::{Profile, build_load, build_products};
+use crate::binaries::{Profile, build_floor, build_load, build_products};
 use crate::command::{cargo, print, run, tell};
-use crate::{setup, workspace};
+use crate::vm::Kernel;
+use crate::{setup, vm, workspace};
 
 mod workload;
 
 mod monitor;
 
+mod floor;
+
+mod figures;
+
+mod watched;
+
+mod startup;
+
+mod latency;
+
+mod flood;
+
+use floor::Floor;
 use monitor::{Monitor, Seen};
-use workload::{Cost, Workload};
+use workload::{Cost, Target, Workload};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What to measure; all but `criterion` when not given
+    /// What to measure; all but `hooks` and `criterion` when not given
     #[arg(value_enum)]
     workload: Option<Choice>,
-    /// Pairs
+    /// Rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// For `hooks`: in a guest with this kernel, under each of its preemption models
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
     /// A tenth of the work: to see that it works, not to believe
     #[arg(long)]
     quick: bool,
@@ -49,82 +67,192 @@ enum Choice {
     Open,
     /// 50,000 × connect, accept and close on loopback
     Tcp,
+    /// 10,000,000 × getppid
+    Getppid,
+    /// 3,000,000 × read and write of 512 bytes
+    Rw,
+    /// grep -r over 8,000 files, five times
+    Grep,
     /// A small C project, make -j2
     Build,
+    /// From the agent's start to its first exec and open event, and until everything is attached
+    Startup,
+    /// From a system call to its alert, idle and under the open storm
+    Latency,
+    /// 1,000,000 opens of a watched file, and 50 executions from memory that must be found among them
+    Flood,
+    /// How fast full rings are read and decoded
+    Drain,
+    /// How much each kind of hook delivers when six tasks on one processor open files
+    Hooks,
     /// The engine's and the decoder's micro-benchmarks
     Criterion,
 }
 
-/// One pair: the same workload without and with the agent.
-struct Pair {
+impl Choice {
+    /// What runs when nothing is chosen.
+    const ALL: [Choice; 11] = [
+        Choice::Exec,
+        Choice::Open,
+        Choice::Tcp,
+        Choice::Getppid,
+        Choice::Rw,
+        Choice::Grep,
+        Choice::Build,
+        Choice::Startup,
+        Choice::Latency,
+        Choice::Flood,
+        Choice::Drain,
+    ];
+}
+
+/// One round: the same workload three times.
+struct Round {
     without: Cost,
     with: Cost,
+    floor: Cost,
     seen: Seen,
+}
+
+impl Round {
+    fn ratio(&self) -> f64 {
+        ratio(self.with.wall.as_secs_f64(), self.without.wall.as_secs_f64())
+    }
+
+    /// The agent works for the workload, so its time is part of the total.
+    fn cpu_ratio(&self) -> f64 {
+        ratio(
+            (self.with.cpu + self.seen.cpu).as_secs_f64(),
+            self.without.cpu.as_secs_f64(),
+        )
+    }
+
+    fn floor_ratio(&self) -> f64 {
+        ratio(self.floor.wall.as_secs_f64(), self.without.wall.as_secs_f64())
+    }
+
+    fn over_floor(&self) -> f64 {
+        ratio(self.with.wall.as_secs_f64(), self.floor.wall.as_secs_f64())
+    }
+}
+
+/// What is built for measuring.
+struct Programs {
+    load: PathBuf,
+    monitor: Monitor,
+    floor: Floor,
+    /// Where files are put.
+    directory: PathBuf,
 }
 
 pub(crate) fn bench(options: &Options) -> Result<()> {
     let choices = match options.workload {
         Some(Choice::Criterion) => return criterion(),
+        Some(Choice::Hooks) => return hooks(options.kernel, options.quick),
         Some(choice) => vec![choice],
-        None => vec![Choice::Exec, Choice::Open, Choice::Tcp, Choice::Build],
+        None => Choice::ALL.to_vec(),
     };
     let load = build_load()?;
     let products = build_products(Profile::Release)?;
+    let (floor, object) = build_floor()?;
     let agent = options.agent.clone().unwrap_or(products.agent);
     let collector = options.collector.then_some(products.collector);
-    let monitor = Monitor {
-        agent,
-        collector,
-        arguments: options.agent_arguments.clone(),
+    let programs = Programs {
+        load,
+        monitor: Monitor {
+            agent,
+            collector,
+            arguments: options.agent_arguments.clone(),
+        },
+        floor: Floor { program: floor, object },
+        directory: workspace::target().join("bench"),
     };
 
-    let directory = workspace::target().join("bench");
     let divisor = if options.quick { 10 } else { 1 };
     let mut results = Vec::new();
+    let mut figures = Vec::new();
     for choice in choices {
+        let load = &programs.load;
         let workload = match choice {
-            Choice::Exec => Workload::exec(&load, 20_000 / divisor),
-            Choice::Open => Workload::open(&load, 1_000_000 / divisor),
-            Choice::Tcp => Workload::tcp(&load, 50_000 / divisor),
+            Choice::Exec => Workload::exec(load, 20_000 / divisor),
+            Choice::Open => Workload::open(load, 1_000_000 / divisor),
+            Choice::Tcp => Workload::tcp(load, 50_000 / divisor),
+            Choice::Getppid => Workload::getppid(load, 10_000_000 / divisor),
+            Choice::Rw => Workload::read_write(load, 3_000_000 / divisor),
+            Choice::Grep => Workload::grep(load, &programs.directory.join("tree"), 8_000)?,
             Choice::Build => {
                 setup::tools(&setup::BENCH_TOOLS)?;
-                Workload::build(&directory.join("project"))?
+                Workload::build(&programs.directory.join("project"))?
             }
-            Choice::Criterion => continue,
+            Choice::Startup => {
+                figures.extend(startup::measure(&programs, options.runs)?);
+                continue;
+            }
+            Choice::Latency => {
+                figures.extend(latency::measure(&programs, if options.quick { 50 } else { 500 })?);
+                continue;
+            }
+            Choice::Flood => {
+                figures.extend(flood::measure(&programs, 1_000_000 / divisor)?);
+                continue;
+            }
+            Choice::Drain => {
+                run(programs
+                    .floor
+                    .command("drain")
+                    .arg(if options.quick { "5" } else { "20" }))?;
+                continue;
+            }
+            Choice::Hooks | Choice::Criterion => continue,
         };
-        let pairs = measure(&workload, &monitor, options.runs)?;
-        results.push((workload, pairs));
+        let rounds = measure(&workload, &programs, options.runs)?;
+        results.push((workload, rounds));
     }
-    table(&results, options);
+    if !results.is_empty() {
+        table(&results, options);
+    }
+    figures::print_all(&figures);
     Ok(())
 }
 
-fn measure(workload: &Workload, monitor: &Monitor, runs: u32) -> Result<Vec<Pair>> {
+fn measure(workload: &Workload, programs: &Programs, runs: u32) -> Result<Vec<Round>> {
     // Once without counting: files into the page cache, code into memory.
     workload.run()?;
-    let mut pairs = Vec::new();
+    let mut rounds = Vec::new();
     for number in 1..=runs {
-        // In turn, A B B A: whoever comes second finds another machine, and must not always be the same.
-        let pair = if number % 2 == 1 {
-            let without = workload.run()?;
-            let (with, seen) = monitored(workload, monitor)?;
-            Pair { without, with, seen }
-        } else {
-            let (with, seen) = monitored(workload, monitor)?;
-            let without = workload.run()?;
-            Pair { without, with, seen }
+        let (mut without, mut with, mut floor) = (None, None, None);
+        // In turn, and each round begins elsewhere: whoever comes second finds another machine, and must not always be
+        // the same.
+        for turn in 0..3 {
+            match (number + turn) % 3 {
+                0 => without = Some(workload.run()?),
+                1 => with = Some(monitored(workload, &programs.monitor)?),
+                _ => {
+                    let held = programs.floor.hold()?;
+                    floor = Some(workload.run()?);
+                    held.stop()?;
+                }
+            }
+        }
+        let (with, seen) = with.context("three turns have each of the three")?;
+        let round = Round {
+            without: without.context("three turns have each of the three")?,
+            with,
+            floor: floor.context("three turns have each of the three")?,
+            seen,
         };
         tell(&format!(
-            "{} {number}/{runs}: {:.2} s without, {:.2} s with; {} events, {} lost",
+            "{} {number}/{runs}: {:.2} s without, {:.2} s with, {:.2} s with empty programs; {} events, {} lost",
             workload.name,
-            pair.without.wall.as_secs_f64(),
-            pair.with.wall.as_secs_f64(),
-            pair.seen.events,
-            pair.seen.lost
+            round.without.wall.as_secs_f64(),
+            round.with.wall.as_secs_f64(),
+            round.floor.wall.as_secs_f64(),
+            round.seen.events,
+            round.seen.lost
         ));
-        pairs.push(pair);
+        rounds.push(round);
     }
-    Ok(pairs)
+    Ok(rounds)
 }
 
 fn monitored(workload: &Workload, monitor: &Monitor) -> Result<(Cost, Seen)> {
@@ -135,48 +263,74 @@ fn monitored(workload: &Workload, monitor: &Monitor) -> Result<(Cost, Seen)> {
     Ok((with, seen))
 }
 
-fn table(results: &[(Workload, Vec<Pair>)], options: &Options) {
+fn table(results: &[(Workload, Vec<Round>)], options: &Options) {
     let scale = if options.quick { ", a tenth of the work" } else { "" };
     print(&format!(
-        "\nmedians of {} pairs{scale}; × = with the agent / without it",
+        "\nmedians of {} rounds{scale}; × = time with the agent / without it; floor = empty programs on the same hooks",
         options.runs
     ));
     print(&format!(
-        "{:<26} {:>9} {:>7} {:>15} {:>7} {:>9} {:>8} {:>9} {:>10} {:>8}",
-        "workload", "without", "wall", "(least–most)", "CPU", "agent CPU", "of wall", "RssAnon", "events", "lost"
+        "{:<26} {:>9} {:>7} {:>13} {:>13} {:<4} {:>7} {:>8} {:>7} {:>9} {:>9} {:>9} {:>10} {:>7}",
+        "workload",
+        "without",
+        "wall",
+        "(least–most)",
+        "target",
+        "",
+        "floor",
+        "÷ floor",
+        "CPU",
+        "agent CPU",
+        "RssAnon",
+        "in kernel",
+        "events",
+        "lost"
     ));
-    for (workload, pairs) in results {
-        let walls: Vec<f64> = pairs
-            .iter()
-            .map(|pair| ratio(pair.with.wall.as_secs_f64(), pair.without.wall.as_secs_f64()))
-            .collect();
-        // The agent works for the workload, so its time is part of the total.
-        let cpus = pairs.iter().map(|pair| {
-            ratio(
-                (pair.with.cpu + pair.seen.cpu).as_secs_f64(),
-                pair.without.cpu.as_secs_f64(),
-            )
-        });
-        let shares = pairs
-            .iter()
-            .map(|pair| ratio(pair.seen.cpu.as_secs_f64(), pair.with.wall.as_secs_f64()));
+    for (workload, rounds) in results {
+        let walls: Vec<f64> = rounds.iter().map(Round::ratio).collect();
+        let wall = median(walls.iter().copied());
+        let over_floor = median(rounds.iter().map(Round::over_floor));
         let least = walls.iter().copied().fold(f64::INFINITY, f64::min);
         let most = walls.iter().copied().fold(0.0, f64::max);
+        let (target, is_met) = match workload.target {
+            Target::Ratio(limit) => (format!("≤ {limit:.2}"), wall <= limit),
+            Target::OverFloor(limit) => (format!("≤ {limit:.2} floor"), over_floor <= limit),
+        };
         print(&format!(
-            "{:<26} {:>7.2} s {:>5.2} × {:>15} {:>5.2} × {:>7.2} s {:>6.1} % {:>5.1} MiB {:>10} {:>8}",
+            "{:<26} {:>7.2} s {:>5.2} × {:>13} {:>13} {:<4} {:>5.2} × {:>8.2} {:>5.2} × {:>7.2} s {:>5.1} MiB {:>5.1} MiB {:>10} {:>7}",
             workload.name,
-            median(pairs.iter().map(|pair| pair.without.wall.as_secs_f64())),
-            median(walls.iter().copied()),
+            median(rounds.iter().map(|round| round.without.wall.as_secs_f64())),
+            wall,
             format!("({least:.2}–{most:.2})"),
-            median(cpus),
-            median(pairs.iter().map(|pair| pair.seen.cpu.as_secs_f64())),
-            100.0 * median(shares),
-            median(pairs.iter().map(|pair| pair.seen.rss_anon_mib)),
-            pairs.iter().map(|pair| pair.seen.events).sum::<u64>(),
-            pairs.iter().map(|pair| pair.seen.lost).sum::<u64>(),
+            target,
+            if is_met { "met" } else { "OVER" },
+            median(rounds.iter().map(Round::floor_ratio)),
+            over_floor,
+            median(rounds.iter().map(Round::cpu_ratio)),
+            median(rounds.iter().map(|round| round.seen.cpu.as_secs_f64())),
+            median(rounds.iter().map(|round| round.seen.rss_anon_mib)),
+            median(rounds.iter().map(|round| round.seen.kernel_mib)),
+            rounds.iter().map(|round| round.seen.events).sum::<u64>(),
+            rounds.iter().map(|round| round.seen.lost).sum::<u64>(),
         ));
     }
-    print("events and lost are sums over all pairs, as the agent counted them");
+    print(
+        "events and lost are sums over all rounds, as the agent counted them; in kernel = its rings, maps and programs",
+    );
+}
+
+/// Kernel arguments for each preemption model. A kernel that does not have one stays with its own and says so.
+const PREEMPTION: [&str; 3] = ["preempt=none", "preempt=lazy", "preempt=full"];
+
+fn hooks(kernel: Option<Kernel>, quick: bool) -> Result<()> {
+    let opens = if quick { "2000" } else { "20000" };
+    match kernel {
+        Some(kernel) => vm::run_tool(kernel, "floor", &["hooks", opens], &PREEMPTION),
+        None => {
+            let (program, object) = build_floor()?;
+            run(Floor { program, object }.command("hooks").arg(opens))
+        }
+    }
 }
 
 fn criterion() -> Result<()> {

@@ -1,10 +1,10 @@
 //! Builds the two programs we ship, and those that test them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::command::{cargo, run, tell};
+use crate::command::{cargo, run, run_lines, tell};
 use crate::{setup, workspace};
 
 /// How to compile.
@@ -118,6 +118,30 @@ pub(crate) fn build_load() -> Result<PathBuf> {
     .args(["-C", "target-feature=+crt-static"]))
     .context("cannot build the load generators")?;
     built(Profile::Release, "load")
+}
+
+/// Builds the tool that measures hooks, optimised; yields it and the object it loads.
+pub(crate) fn build_floor() -> Result<(PathBuf, PathBuf)> {
+    setup::build_tools()?;
+    let mut object = None;
+    let mut command = cargo(&["build", "--package", "staghound-tests", "--bin", "floor", "--release"]);
+    let succeeded = run_lines(command.args(["--message-format", "json-render-diagnostics"]), |line| {
+        object = object.take().or_else(|| floor_object(line));
+    })?;
+    ensure!(
+        succeeded,
+        "cannot build the tool that measures hooks; cargo's messages are above"
+    );
+    let object = object.context("the agent's build script made no object of floor programs")?;
+    Ok((built(Profile::Release, "floor")?, object))
+}
+
+/// The object of empty and counting programs, if cargo's message is about the build script that made it.
+pub(crate) fn floor_object(line: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let is_agent = message.get("package_id")?.as_str()?.contains("#staghound@");
+    let object = Path::new(message.get("out_dir")?.as_str()?).join("staghound-floor");
+    (is_agent && object.is_file()).then_some(object)
 }
 
 fn built(profile: Profile, name: &str) -> Result<PathBuf> {

@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::command::{cargo, find, output, program, run_lines, tell};
 use crate::stage::Tests;
-use crate::{setup, workspace};
+use crate::{binaries, setup, workspace};
 
 pub(crate) use kernel::Kernel;
 
@@ -102,12 +102,11 @@ pub(crate) fn run(kernel: Kernel, options: &Options, tests: &mut Tests) -> Resul
         },
         None => build_programs()?,
     };
-    let directory = workspace::target().join("vm");
-    let initramfs = directory.join(format!("initramfs-{kernel}.cpio"));
-    pack(&programs, options, &initramfs)?;
+    let initramfs = directory().join(format!("initramfs-{kernel}.cpio"));
+    pack(&Content::of_tests(&programs, options)?, &initramfs)?;
 
     let timeout = Duration::from_secs(options.timeout_min * 60);
-    let end = guest::boot(&kernel_image, &initramfs, timeout)?;
+    let end = guest::boot(&kernel_image, &initramfs, guest::ARGUMENTS, timeout)?;
     tests.passed += end.passed;
     tests.failed += end.failed;
     if end.failed > 0 || end.failed_programs > 0 {
@@ -120,6 +119,61 @@ pub(crate) fn run(kernel: Kernel, options: &Options, tests: &mut Tests) -> Resul
     }
     ensure!(end.passed > 0, "no test ran in the guest");
     Ok(())
+}
+
+/// Runs one tool (a program of package `staghound-tests` that is no test) in a guest, once for each string of more kernel
+/// arguments, with the floor programs' object as its second argument.
+pub(crate) fn run_tool(kernel: Kernel, tool: &str, arguments: &[&str], kernel_arguments: &[&str]) -> Result<()> {
+    setup::tools(&setup::VM_TOOLS)?;
+    setup::build_tools()?;
+    let kernel_image = kernel::fetch(kernel, false)?;
+    let mut built = Vec::new();
+    let mut object = None;
+    build(&["build", "--bins", "--package", "staghound-tests"], |line| {
+        built.extend(executable(line, Built::Program));
+        object = object.take().or_else(|| binaries::floor_object(line));
+    })?;
+    let find = |wanted: &str| {
+        built
+            .iter()
+            .find(|path| path.file_name() == Some(wanted.as_ref()))
+            .cloned()
+            .with_context(|| format!("cargo built no `{wanted}`"))
+    };
+    let content = Content {
+        init: find("vm-init")?,
+        executables: vec![find(tool)?],
+        files: vec![(
+            "tests/floor.o".to_owned(),
+            object.context("the agent's build script made no object of floor programs")?,
+        )],
+        list: format!(
+            "tool /{GUEST_BINARIES}/{tool} {} /tests/floor.o {}\n",
+            arguments.first().copied().unwrap_or_default(),
+            arguments.get(1..).unwrap_or_default().join(" ")
+        ),
+        environment: String::new(),
+    };
+    let initramfs = directory().join(format!("initramfs-{tool}.cpio"));
+    pack(&content, &initramfs)?;
+    for more in kernel_arguments {
+        let all = format!("{} {more}", guest::ARGUMENTS);
+        tell(&format!("kernel {kernel} with `{more}`"));
+        let end = guest::boot(&kernel_image, &initramfs, &all, TOOL_TIMEOUT)?;
+        ensure!(
+            end.failed_programs == 0,
+            "`{tool}` failed in the guest; its console above tells why"
+        );
+    }
+    Ok(())
+}
+
+/// Longest that a tool may take in a guest.
+const TOOL_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// Where guests are put together.
+fn directory() -> PathBuf {
+    workspace::target().join("vm")
 }
 
 fn build_programs() -> Result<Programs> {
@@ -161,6 +215,13 @@ enum Built {
 
 /// Builds for the guest and returns the executables cargo reports.
 fn executables(arguments: &[&str], wanted: Built) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    build(arguments, |line| found.extend(executable(line, wanted)))?;
+    Ok(found)
+}
+
+/// Builds for the guest and hands each of cargo's messages to `each`.
+fn build(arguments: &[&str], each: impl FnMut(&str)) -> Result<()> {
     let mut command = cargo(arguments);
     command
         .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
@@ -174,10 +235,9 @@ fn executables(arguments: &[&str], wanted: Built) -> Result<Vec<PathBuf>> {
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("CARGO_PROFILE_DEV_STRIP", "symbols");
-    let mut found = Vec::new();
-    let succeeded = run_lines(&mut command, |line| found.extend(executable(line, wanted)))?;
+    let succeeded = run_lines(&mut command, each)?;
     ensure!(succeeded, "cannot build for the guest; cargo's messages are above");
-    Ok(found)
+    Ok(())
 }
 
 /// The path in one of cargo's messages, if it is about an executable of the wanted sort.
@@ -188,8 +248,62 @@ fn executable(line: &str, wanted: Built) -> Option<PathBuf> {
     (is_test == (wanted == Built::Test)).then_some(path)
 }
 
+/// What a guest holds besides what every guest does.
+struct Content {
+    init: PathBuf,
+    /// Below [`GUEST_BINARIES`], named as here.
+    executables: Vec<PathBuf>,
+    /// Where they are in the guest, and here.
+    files: Vec<(String, PathBuf)>,
+    /// What `vm-init` runs.
+    list: String,
+    /// What it runs it with.
+    environment: String,
+}
+
+impl Content {
+    fn of_tests(programs: &Programs, options: &Options) -> Result<Content> {
+        let mut executables = programs.helpers.clone();
+        let mut list = String::new();
+        for test in &programs.tests {
+            let name = name(test)?;
+            if options
+                .program
+                .as_ref()
+                .is_some_and(|wanted| !name.contains(wanted.as_str()))
+            {
+                continue;
+            }
+            executables.push(test.clone());
+            list.push_str(&format!(
+                "/{GUEST_BINARIES}/{name} {}\n",
+                options.filter.as_deref().unwrap_or_default()
+            ));
+        }
+        ensure!(
+            !list.is_empty(),
+            "no test program has a name that contains the one given with --program"
+        );
+        Ok(Content {
+            init: programs.init.clone(),
+            executables,
+            files: Vec::new(),
+            list,
+            environment: format!(
+                "STAGHOUND_BIN=/{GUEST_BINARIES}/staghound\n\
+                 STAGHOUND_COLLECTOR_BIN=/{GUEST_BINARIES}/staghound-collector\n\
+                 STAGHOUND_ACTOR_BIN=/{GUEST_BINARIES}/actor\n\
+                 STAGHOUND_VM=1\n\
+                 STAGHOUND_VM_PROGRAM_TIMEOUT_S={}\n",
+                // What hangs is named by the guest before the host kills it.
+                options.timeout_min * 60 * 2 / 3
+            ),
+        })
+    }
+}
+
 /// Writes the guest's only file system.
-fn pack(programs: &Programs, options: &Options, path: &Path) -> Result<()> {
+fn pack(content: &Content, path: &Path) -> Result<()> {
     let mut archive = Archive::create(path)?;
     for directory in [
         "bin",
@@ -240,11 +354,7 @@ fn pack(programs: &Programs, options: &Options, path: &Path) -> Result<()> {
     )?;
 
     let busybox = find("busybox").context("busybox is not in PATH")?;
-    for executable in [&busybox, &programs.init]
-        .into_iter()
-        .chain(&programs.helpers)
-        .chain(&programs.tests)
-    {
+    for executable in [&busybox, &content.init].into_iter().chain(&content.executables) {
         ensure_static(executable)?;
     }
     archive.file("bin/busybox", 0o755, &busybox)?;
@@ -255,50 +365,21 @@ fn pack(programs: &Programs, options: &Options, path: &Path) -> Result<()> {
         archive.symbolic_link(&format!("bin/{applet}"), "/bin/busybox")?;
     }
 
-    archive.file("init", 0o755, &programs.init)?;
-    for helper in &programs.helpers {
-        archive.file(&format!("{GUEST_BINARIES}/{}", name(helper)?), 0o755, helper)?;
+    archive.file("init", 0o755, &content.init)?;
+    for executable in &content.executables {
+        archive.file(&format!("{GUEST_BINARIES}/{}", name(executable)?), 0o755, executable)?;
     }
-    let mut list = String::new();
-    for test in &programs.tests {
-        let name = name(test)?;
-        if options
-            .program
-            .as_ref()
-            .is_some_and(|wanted| !name.contains(wanted.as_str()))
-        {
-            continue;
-        }
-        archive.file(&format!("{GUEST_BINARIES}/{name}"), 0o755, test)?;
-        list.push_str(&format!(
-            "/{GUEST_BINARIES}/{name} {}\n",
-            options.filter.as_deref().unwrap_or_default()
-        ));
+    for (place, file) in &content.files {
+        archive.file(place, 0o644, file)?;
     }
-    ensure!(
-        !list.is_empty(),
-        "no test program has a name that contains the one given with --program"
-    );
-    archive.text("tests/list", 0o644, &list)?;
-    archive.text(
-        "tests/env",
-        0o644,
-        &format!(
-            "STAGHOUND_BIN=/{GUEST_BINARIES}/staghound\n\
-             STAGHOUND_COLLECTOR_BIN=/{GUEST_BINARIES}/staghound-collector\n\
-             STAGHOUND_ACTOR_BIN=/{GUEST_BINARIES}/actor\n\
-             STAGHOUND_VM=1\n\
-             STAGHOUND_VM_PROGRAM_TIMEOUT_S={}\n",
-            // What hangs is named by the guest before the host kills it.
-            options.timeout_min * 60 * 2 / 3
-        ),
-    )?;
+    archive.text("tests/list", 0o644, &content.list)?;
+    archive.text("tests/env", 0o644, &content.environment)?;
     let bytes = archive.finish()?;
     tell(&format!(
-        "packed {} ({} MiB, {} test programs)",
+        "packed {} ({} MiB, {} programs to run)",
         path.display(),
         bytes >> 20,
-        list.lines().count()
+        content.list.lines().count()
     ));
     Ok(())
 }

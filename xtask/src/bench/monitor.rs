@@ -43,6 +43,8 @@ pub(super) struct Session {
 pub(super) struct Seen {
     pub(super) cpu: Duration,
     pub(super) rss_anon_mib: f64,
+    /// Rings, maps and programs: memory of the kernel that the agent holds.
+    pub(super) kernel_mib: f64,
     pub(super) events: u64,
     pub(super) lost: u64,
 }
@@ -120,6 +122,7 @@ impl Session {
         Ok(Seen {
             cpu: cpu(self.agent.pid())?.saturating_sub(self.cpu_before),
             rss_anon_mib: rss_anon_mib(self.agent.pid())?,
+            kernel_mib: kernel_mib(self.agent.pid())?,
             events: counters.events.saturating_sub(self.before.events),
             lost: counters.lost.saturating_sub(self.before.lost),
         })
@@ -131,13 +134,13 @@ impl Session {
     }
 }
 
-struct Counters {
-    events: u64,
-    lost: u64,
+pub(super) struct Counters {
+    pub(super) events: u64,
+    pub(super) lost: u64,
 }
 
 impl Counters {
-    fn read(http: u16) -> Result<Counters> {
+    pub(super) fn read(http: u16) -> Result<Counters> {
         let metrics = http_get(http, "/metrics").context("the agent does not answer at /metrics")?;
         let events = sum(&metrics, METRIC_EVENTS);
         // A name that is not there would read as zero events and, worse, as zero losses.
@@ -186,7 +189,33 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn rss_anon_mib(pid: u32) -> Result<f64> {
+/// What the kernel says about the descriptors that stand for maps and programs (`memlock` in proc_pid_fdinfo(5)).
+fn kernel_mib(pid: u32) -> Result<f64> {
+    let directory = format!("/proc/{pid}/fdinfo");
+    let mut by_id = std::collections::BTreeMap::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))? {
+        let path = entry.with_context(|| format!("cannot read {directory}"))?.path();
+        // Descriptors come and go while the agent works.
+        let Ok(info) = fs::read_to_string(&path) else { continue };
+        by_id.extend(held_by_kernel(&info));
+    }
+    let kib: u32 = by_id.values().map(|bytes| bytes / 1024).sum();
+    Ok(f64::from(kib) / 1024.0)
+}
+
+/// Which map or program it is, and its bytes. One can have several descriptors.
+fn held_by_kernel(info: &str) -> Option<(String, u32)> {
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let bytes = field("memlock:")?.parse().ok()?;
+    let id = match (field("map_id:"), field("prog_id:")) {
+        (Some(id), _) => format!("map {id}"),
+        (None, Some(id)) => format!("program {id}"),
+        (None, None) => return None,
+    };
+    Some((id, bytes))
+}
+
+pub(super) fn rss_anon_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let kib: u32 = status
@@ -198,7 +227,22 @@ fn rss_anon_mib(pid: u32) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{rss_anon_mib, sum, ticks};
+    use super::{held_by_kernel, rss_anon_mib, sum, ticks};
+
+    #[test]
+    fn memory_of_the_kernel_is_told_apart() {
+        let map = "pos:\t0\nmap_type:\t27\nmap_id:\t7\nmemlock:\t8454144\nfrozen:\t0\n";
+        assert_eq!(held_by_kernel(map), Some(("map 7".to_owned(), 8_454_144)));
+        let program = "prog_type:\t26\nmemlock:\t4096\nprog_id:\t9\n";
+        assert_eq!(held_by_kernel(program), Some(("program 9".to_owned(), 4096)));
+        for other in [
+            "pos:\t0\nflags:\t02\n",
+            "link_type:\ttracing\nlink_id:\t3\nprog_id:\t9\n",
+            "",
+        ] {
+            assert_eq!(held_by_kernel(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn counters_are_summed_over_labels() {

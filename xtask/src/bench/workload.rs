@@ -17,9 +17,19 @@ const PROJECT_FUNCTIONS_PER_FILE: usize = 60;
 /// One workload: programs that run at the same time.
 pub(super) struct Workload {
     pub(super) name: &'static str,
+    pub(super) target: Target,
     /// Runs before each measurement and is not measured.
     prepare: Option<Invocation>,
     work: Vec<Invocation>,
+}
+
+/// The most that the median ratio of the time may be.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    /// With the agent over without.
+    Ratio(f64),
+    /// With the agent over with empty programs on the same hooks.
+    OverFloor(f64),
 }
 
 struct Invocation {
@@ -57,6 +67,7 @@ impl Workload {
         let work = vec![Invocation::new(load, &["exec", &times.to_string()])];
         Workload {
             name: "exec storm",
+            target: Target::Ratio(1.05),
             prepare: None,
             work,
         }
@@ -69,18 +80,74 @@ impl Workload {
         let work = vec![Invocation::new(load, &arguments), Invocation::new(load, &arguments)];
         Workload {
             name: "open storm, 2 processes",
+            target: Target::Ratio(1.35),
             prepare: None,
             work,
         }
+    }
+
+    /// The same over another file.
+    pub(super) fn open_file(load: &Path, times: u64, file: &Path) -> Result<Workload> {
+        let file = file.to_str().context("the path of the file is not UTF-8")?;
+        let mut workload = Workload::open(load, times);
+        for invocation in &mut workload.work {
+            invocation.arguments[2] = file.to_owned();
+        }
+        Ok(workload)
     }
 
     pub(super) fn tcp(load: &Path, times: u64) -> Workload {
         let work = vec![Invocation::new(load, &["tcp", &times.to_string()])];
         Workload {
             name: "TCP storm",
+            target: Target::Ratio(1.10),
             prepare: None,
             work,
         }
+    }
+
+    /// A call that nobody wants: what is left of the agent is the hook.
+    pub(super) fn getppid(load: &Path, times: u64) -> Workload {
+        Workload {
+            name: "getppid loop",
+            target: Target::OverFloor(1.0),
+            prepare: None,
+            work: vec![Invocation::new(load, &["getppid", &times.to_string()])],
+        }
+    }
+
+    /// Calls that make files busy but touch no path.
+    pub(super) fn read_write(load: &Path, times: u64) -> Workload {
+        Workload {
+            name: "read/write loop",
+            target: Target::OverFloor(1.05),
+            prepare: None,
+            work: vec![Invocation::new(load, &["rw", &times.to_string()])],
+        }
+    }
+
+    /// A tree of files is written here first. What is sought is in none of them.
+    pub(super) fn grep(load: &Path, directory: &Path, files: u64) -> Result<Workload> {
+        let directory = directory.to_str().context("the path of the files is not UTF-8")?;
+        if Path::new(directory).exists() {
+            fs::remove_dir_all(directory).with_context(|| format!("cannot empty {directory}"))?;
+        }
+        wait(&Invocation::new(load, &["files", &files.to_string(), directory]).spawn()?)
+            .with_context(|| format!("cannot write files to {directory}"))?;
+        Ok(Workload {
+            name: "grep -r over the tree, 5 ×",
+            target: Target::Ratio(1.15),
+            prepare: None,
+            // It ends with 1 when it finds nothing, as it must here.
+            work: vec![Invocation::new(
+                Path::new("sh"),
+                &[
+                    "-c",
+                    "for turn in 1 2 3 4 5; do grep -r needle-in-the-hay \"$0\"; test $? = 1 || exit 2; done",
+                    directory,
+                ],
+            )],
+        })
     }
 
     /// A C project that is written here first.
@@ -90,12 +157,22 @@ impl Workload {
         let make = Path::new("make");
         Ok(Workload {
             name: "C build, make -j2",
+            target: Target::Ratio(1.02),
             prepare: Some(Invocation::new(make, &["--silent", "--directory", directory, "clean"])),
             work: vec![Invocation::new(
                 make,
                 &["--silent", "--directory", directory, "--jobs=2"],
             )],
         })
+    }
+
+    /// Starts it and returns at once.
+    pub(super) fn start(&self) -> Result<Running> {
+        let mut running = Running(Vec::new());
+        for invocation in &self.work {
+            running.0.push(invocation.spawn()?);
+        }
+        Ok(running)
     }
 
     pub(super) fn run(&self) -> Result<Cost> {
@@ -116,6 +193,35 @@ impl Workload {
             wall: begun.elapsed(),
             cpu,
         })
+    }
+}
+
+/// A workload that was started. Killed when it is let go of.
+pub(super) struct Running(Vec<Child>);
+
+impl Running {
+    /// Until its end.
+    pub(super) fn wait(mut self) -> Result<()> {
+        for child in &mut self.0 {
+            let status = child.wait().context("cannot wait for the workload")?;
+            ensure!(status.success(), "the workload failed ({status})");
+        }
+        Ok(())
+    }
+
+    /// Ends it now.
+    pub(super) fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // One that has ended cannot be killed, and needs not.
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::service::Service;
 const MEMORY_MIB: &str = "1536";
 
 /// An oops would go unnoticed if it did not panic. `lsm=` names what the guest enforces; `bpf` is what Debian leaves out and some hooks need.
-const KERNEL_ARGUMENTS: &str =
+pub(super) const ARGUMENTS: &str =
     "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 lsm=lockdown,capability,landlock,yama,apparmor,bpf";
 
 /// Longest line that is kept in one piece; a guest gone wild must not fill our memory.
@@ -33,7 +33,7 @@ pub(super) struct End {
 }
 
 /// Boots, waits for the guest to power off, and returns what it reported.
-pub(super) fn boot(kernel: &Path, initramfs: &Path, timeout: Duration) -> Result<End> {
+pub(super) fn boot(kernel: &Path, initramfs: &Path, arguments: &str, timeout: Duration) -> Result<End> {
     // Emulated, although some machines could virtualise: it is the same everywhere, also inside other virtual machines.
     let mut command = program("qemu-system-x86_64");
     command
@@ -52,7 +52,7 @@ pub(super) fn boot(kernel: &Path, initramfs: &Path, timeout: Duration) -> Result
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", KERNEL_ARGUMENTS])
+        .args(["-append", arguments])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     tell(&format!(
