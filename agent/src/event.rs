@@ -147,7 +147,9 @@ impl<'a> Event<'a> {
                 let name = dns::question(record.bytes(socket.data)).unwrap_or_default();
                 (EventKind::Send, Detail::Socket(*socket, name.into()))
             }
-            Body::Chdir(_) | Body::Call(_) | Body::Receive(_) | Body::Ended(_) | Body::Resolved(_) => return None,
+            Body::Chdir(_) | Body::Bind(_) | Body::Call(_) | Body::Receive(_) | Body::Ended(_) | Body::Resolved(_) => {
+                return None;
+            }
         };
         let compat = header.flags & flags::COMPAT != 0;
         let event_type = if kind == EventKind::Exec {

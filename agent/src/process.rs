@@ -425,6 +425,7 @@ impl ProcessTable {
             | Body::Listen(_)
             | Body::Accept(_)
             | Body::Send(_)
+            | Body::Bind(_)
             | Body::Receive(_) => self.heard(header),
         }
     }

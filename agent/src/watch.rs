@@ -78,9 +78,12 @@ impl Counters {
 fn loss_counter(metrics: &Metrics, loss: Loss) -> Counter {
     match loss {
         Loss::ProcessRingFull | Loss::FileRingFull => metrics.records_lost("ring", loss.name()),
-        Loss::DescriptorGone | Loss::ReadFailed | Loss::ScopeFull | Loss::ProgramMissing | Loss::MessageSkipped => {
-            metrics.records_lost("program", loss.name())
-        }
+        Loss::DescriptorGone
+        | Loss::ReadFailed
+        | Loss::ScopeFull
+        | Loss::ProgramMissing
+        | Loss::MessageSkipped
+        | Loss::ScratchBusy => metrics.records_lost("program", loss.name()),
         Loss::PathCut | Loss::ArgsCut | Loss::EnvCut => metrics.truncated(loss.name()),
         Loss::Deduplicated => metrics.repeated_opens.clone(),
         Loss::Unwanted => metrics.unwanted.clone(),
@@ -224,6 +227,7 @@ fn tell_losses(
                 Loss::DescriptorGone
                 | Loss::ReadFailed
                 | Loss::MessageSkipped
+                | Loss::ScratchBusy
                 | Loss::PathCut
                 | Loss::ArgsCut
                 | Loss::EnvCut

@@ -2,11 +2,11 @@
 
 use crate::{FILE_RING, LOSSES, PROCESS_RING, SLEEPING};
 use aya_ebpf::{
+    EbpfContext,
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output},
     macros::map,
     maps::PerCpuArray,
-    programs::BtfTracePointContext,
 };
 use core::{
     marker::PhantomData,
@@ -31,6 +31,8 @@ pub(crate) struct Scratch {
     used: u32,
     /// Where the part that is being written begins; kept here for the same reason.
     mark: u32,
+    /// 1 while an LSM program uses it.
+    busy: u32,
 }
 
 /// For the programs behind `sys_exit`, of which one at a time runs on a CPU.
@@ -40,6 +42,41 @@ static SYSCALL_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 
 /// For `process_exec`, which may run inside a system call but never inside the programs of its end.
 #[map]
 static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// For what io_uring submits, which happens inside a call.
+#[map]
+static REQUEST_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// For what reaches sockets, which happens inside a call.
+#[map]
+static SOCKET_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// For LSM programs: several, and the kernel may preempt one for another. See [`alone`].
+#[map]
+static RESOLVED_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Runs an LSM program's body while no other on this processor uses their memory; counts a loss if one does.
+#[inline(always)]
+pub(crate) fn alone(body: impl FnOnce() -> Result<(), Loss>) -> i32 {
+    let Some(scratch) = RESOLVED_SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: a valid per-CPU value.
+    let busy = unsafe { &raw mut (*scratch).busy };
+    // SAFETY: as above.
+    if unsafe { read_volatile(busy) } != 0 {
+        count(Loss::ScratchBusy);
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { write_volatile(busy, 1) };
+    if let Err(loss) = body() {
+        count(loss);
+    }
+    // SAFETY: as above.
+    unsafe { write_volatile(busy, 0) };
+    0
+}
 
 /// Counts one loss.
 #[inline(always)]
@@ -52,7 +89,7 @@ pub(crate) fn count(loss: Loss) {
 
 /// Ends a program: counts what went wrong, and says so to whoever debugs.
 #[inline(always)]
-pub(crate) fn finish(ctx: &BtfTracePointContext, result: Result<(), Loss>) -> i32 {
+pub(crate) fn finish(ctx: &impl EbpfContext, result: Result<(), Loss>) -> i32 {
     if let Err(loss) = result {
         count(loss);
         aya_log_ebpf::debug!(ctx, "no record: loss {}", loss as u32);
@@ -84,6 +121,24 @@ impl<B> Record<B> {
     #[inline(always)]
     pub(crate) fn of_syscall() -> Result<Self, Loss> {
         Self::in_scratch(&SYSCALL_SCRATCH)
+    }
+
+    /// For `io_submit`.
+    #[inline(always)]
+    pub(crate) fn of_request() -> Result<Self, Loss> {
+        Self::in_scratch(&REQUEST_SCRATCH)
+    }
+
+    /// For `socket_send_length` and `socket_receive_length`.
+    #[inline(always)]
+    pub(crate) fn of_socket() -> Result<Self, Loss> {
+        Self::in_scratch(&SOCKET_SCRATCH)
+    }
+
+    /// For LSM programs.
+    #[inline(always)]
+    pub(crate) fn of_resolved() -> Result<Self, Loss> {
+        Self::in_scratch(&RESOLVED_SCRATCH)
     }
 
     /// For `process_exec`.

@@ -1,9 +1,9 @@
-//! Files: open, rename, unlink, chmod, chdir; all at the end of their system call.
+//! Files: open, rename, unlink, chmod, chdir; all at the end of their system call. And which equal events are counted.
 
 use crate::{
     SYSCALLS,
     emit::{Record, count},
-    kernel::{Call, read},
+    kernel::{Call, File, Task, read},
     offset, path,
 };
 use aya_ebpf::{
@@ -12,23 +12,24 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use core::ptr::{read_volatile, write_volatile};
-use staghound_ebpf::{Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, Span, file_mode};
+use staghound_ebpf::{
+    Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, Span, SyscallTable, file_mode,
+};
 
 /// `AT_FDCWD`.
-const CWD: i32 = -100;
+pub(crate) const CWD: i32 = -100;
 
-/// Places in the table of recent opens; a power of two.
+/// Places in the table of recent events; a power of two.
 const RECENT_OPENS: u32 = 1024;
 
-/// An open that was reported lately. Direct-mapped and per CPU: a collision costs one report too many, never one too few.
+/// An event that was reported lately. Direct-mapped and per CPU: a collision costs one report too many, never one too few.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct RecentOpen {
-    dentry: u64,
-    mount: u64,
-    /// Thread group and exec count: an open by another image is another event.
+struct RecentEvent {
+    object: u64,
+    place: u64,
+    /// Thread group and exec count: an event of another image is another event.
     who: u64,
-    /// Hash of the name, and how it was opened.
     how: u64,
     /// Renames until then: after one, any path may lead elsewhere.
     renames: u64,
@@ -37,7 +38,7 @@ struct RecentOpen {
 }
 
 #[map]
-static RECENT: PerCpuArray<RecentOpen> = PerCpuArray::with_max_entries(RECENT_OPENS, 0);
+static RECENT: PerCpuArray<RecentEvent> = PerCpuArray::with_max_entries(RECENT_OPENS, 0);
 
 /// Element 0 counts renames that succeeded. Two at once may count as one; that it changed is what matters.
 #[map]
@@ -46,25 +47,45 @@ static RENAMES: Array<u64> = Array::with_max_entries(1, 0);
 /// `open`, `openat`, `openat2`, `creat`, `open_by_handle_at`: the descriptor leads to what was really opened.
 #[inline(always)]
 pub(crate) fn open(call: &Call) -> Result<(), Loss> {
-    let descriptor = call.result as u32;
-    let file = call.task.file(descriptor)?;
+    if call.result < 0 {
+        return refused_open(call);
+    }
+    let file = call.task.file(call.result as u32)?;
+    let mut record = Record::<Open>::of_syscall()?;
+    if !describe_open(&record, call.task, file)? {
+        return Ok(());
+    }
+    // SAFETY: header and body lie in scratch memory.
+    unsafe { call.describe(Kind::Open, record.header()) };
+    let body = record.body();
+    // SAFETY: as above.
+    unsafe { (*body).result = call.result as i32 };
+    // SAFETY: as above.
+    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
+        &raw mut (*body).path
+    })?;
+    record.submit(Ring::File)
+}
+
+/// Fills the body of an open from the file; false when an equal one was reported lately.
+#[inline(always)]
+pub(crate) fn describe_open(record: &Record<Open>, task: Task, file: File) -> Result<bool, Loss> {
     let dentry = file.dentry()?;
-    let mount = file.mount()?;
     let file_mode = file.mode()?;
     let open_flags = file.flags()?;
-    let suppressed = if file_mode & file_mode::CREATED == 0 {
+    let mut suppressed = 0;
+    if file_mode & file_mode::CREATED == 0 {
         let hash: u32 = read(dentry, offset!(dentry_hash))?;
-        match recent(call, dentry, mount, hash, open_flags) {
-            Recent::Reported => return Ok(()),
-            Recent::Due(suppressed) => suppressed,
+        let key = Key {
+            object: dentry,
+            place: file.mount()?,
+            how: u64::from(hash) << 32 | u64::from(open_flags),
+        };
+        match recent(task, &key) {
+            Recent::Reported => return Ok(false),
+            Recent::Due(equal) => suppressed = equal,
         }
-    } else {
-        0
-    };
-
-    let mut record = Record::<Open>::of_syscall()?;
-    // SAFETY: the header lies in scratch memory.
-    unsafe { call.describe(Kind::Open, record.header()) };
+    }
     let inode = file.inode()?;
     let fixed = Open {
         inode: inode.number()?,
@@ -72,19 +93,53 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
         mode: u32::from(inode.mode()?),
         open_flags,
         file_mode: file_mode & (file_mode::CREATED | file_mode::READ | file_mode::WRITE),
-        result: call.result as i32,
         suppressed,
+        layer: inode.layer()?,
         ..Open::default()
     };
-    let body = record.body();
     // SAFETY: the body lies in scratch memory.
-    unsafe { body.write(fixed) };
+    unsafe { record.body().write(fixed) };
+    Ok(true)
+}
+
+/// An open that was not allowed. No file tells what it led to; so the path is what was passed.
+#[inline(always)]
+fn refused_open(call: &Call) -> Result<(), Loss> {
+    let form = form(call);
+    let (directory, name) = if form & SyscallTable::HANDLE != 0 {
+        return Ok(());
+    } else if form & SyscallTable::AT != 0 {
+        (call.first() as i32, call.second())
+    } else {
+        (CWD, call.first())
+    };
+    let mut record = Record::<Open>::of_syscall()?;
+    // SAFETY: header and body lie in scratch memory.
+    unsafe { call.describe(Kind::Open, record.header()) };
+    let body = record.body();
     // SAFETY: as above.
-    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).path })?;
+    unsafe {
+        body.write(Open {
+            result: call.result as i32,
+            ..Open::default()
+        });
+    }
+    // SAFETY: as above.
+    let members = unsafe { (&raw mut (*body).path, &raw mut (*body).name) };
+    append_passed(&mut record, call.task, directory, Name::User(name), members)?;
     record.submit(Ring::File)
 }
 
-enum Recent {
+/// What makes two events of one process image equal.
+pub(crate) struct Key {
+    /// What it is about, such as the address of a dentry.
+    pub(crate) object: u64,
+    /// What else it is about, such as the mount.
+    pub(crate) place: u64,
+    pub(crate) how: u64,
+}
+
+pub(crate) enum Recent {
     /// Reported lately by the same image: counted.
     Reported,
     /// To be reported, with so many equal ones counted since the last report.
@@ -92,11 +147,10 @@ enum Recent {
 }
 
 #[inline(always)]
-fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> Recent {
-    let who = u64::from(call.task.pid()) << 32 | u64::from(call.task.exec_count());
-    let how = u64::from(hash) << 32 | u64::from(open_flags);
+pub(crate) fn recent(task: Task, key: &Key) -> Recent {
+    let who = u64::from(task.pid()) << 32 | u64::from(task.exec_count());
     // Fibonacci hashing: the top bits of the product are well mixed.
-    let mixed = (dentry ^ who.rotate_left(17) ^ how).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (key.object ^ who.rotate_left(17) ^ key.how).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let Some(slot) = RECENT.get_ptr_mut((mixed >> 40) as u32 & (RECENT_OPENS - 1)) else {
         return Recent::Due(0);
     };
@@ -109,19 +163,22 @@ fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> R
     let now = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: a valid per-CPU map value, and programs behind sys_exit do not nest.
     let slot = unsafe { &mut *slot };
-    let same =
-        slot.dentry == dentry && slot.mount == mount && slot.who == who && slot.how == how && slot.renames == renames;
+    let same = slot.object == key.object
+        && slot.place == key.place
+        && slot.who == who
+        && slot.how == key.how
+        && slot.renames == renames;
     if same && now.wrapping_sub(slot.reported_ns) < DEDUPE_NS {
         slot.suppressed += 1;
         count(Loss::Deduplicated);
         return Recent::Reported;
     }
     let suppressed = if same { slot.suppressed } else { 0 };
-    *slot = RecentOpen {
-        dentry,
-        mount,
+    *slot = RecentEvent {
+        object: key.object,
+        place: key.place,
         who,
-        how,
+        how: key.how,
         renames,
         reported_ns: now,
         suppressed: 0,
@@ -133,26 +190,50 @@ fn recent(call: &Call, dentry: u64, mount: u64, hash: u32, open_flags: u32) -> R
     })
 }
 
-/// Appends a path as it was passed, and the directory it starts from.
+/// Counts a change of names: from then on any path may lead elsewhere.
 #[inline(always)]
-fn append_passed(
-    record: &mut Record<PathChange>,
-    call: &Call,
-    (directory, address): (i32, u64),
-    (base, name): (*mut Span, *mut Span),
+pub(crate) fn note_rename() {
+    if let Some(renames) = RENAMES.get_ptr_mut(0) {
+        // SAFETY: a valid map value.
+        unsafe { write_volatile(renames, read_volatile(renames).wrapping_add(1)) };
+    }
+}
+
+/// Where a path that somebody passed lies.
+#[derive(Clone, Copy)]
+pub(crate) enum Name {
+    /// In the memory of the process.
+    User(u64),
+    /// In the kernel's copy.
+    Kernel(u64),
+}
+
+/// Appends a path as it was passed, and the directory it starts from. A null path is an empty one.
+#[inline(always)]
+pub(crate) fn append_passed<B>(
+    record: &mut Record<B>,
+    task: Task,
+    directory: i32,
+    name: Name,
+    (base, member): (*mut Span, *mut Span),
 ) -> Result<(), Loss> {
     record.begin();
-    if record.user_string(address, NAME_BYTES_MAX as u32) == 0 {
+    let read = match name {
+        Name::User(0) | Name::Kernel(0) => 1,
+        Name::User(address) => record.user_string(address, NAME_BYTES_MAX as u32),
+        Name::Kernel(address) => record.kernel_string(address, NAME_BYTES_MAX as u32),
+    };
+    if read == 0 {
         return Err(Loss::ReadFailed);
     }
-    let absolute = record.part_begins_with(b'/');
-    record.end(name);
+    let absolute = record.part_len() > 0 && record.part_begins_with(b'/');
+    record.end(member);
     // An absolute path begins at the root of the process, which chroot(2) may have moved.
     let (mount, dentry) = if absolute {
-        call.task.root()
+        task.root()
     } else if directory == CWD {
-        call.task.cwd()
-    } else if let Ok(file) = call.task.file(directory as u32) {
+        task.cwd()
+    } else if let Ok(file) = task.file(directory as u32) {
         (file.mount()?, file.dentry()?)
     } else {
         // A directory that does not exist: the call failed, and says so.
@@ -170,15 +251,43 @@ pub(crate) fn was_nonsense(call: &Call) -> bool {
     call.result == EBADF || call.result == EFAULT || call.result == ENOTSOCK
 }
 
-/// What the table says of this call; the tail-called programs serve several.
+/// Which form a call has that several share, as bits of [`SyscallTable`].
 #[inline(always)]
-pub(crate) fn action(call: &Call) -> u32 {
+fn form(call: &Call) -> u32 {
     let Some(actions) = SYSCALLS.get_ptr(call.number()) else {
         return 0;
     };
     // SAFETY: a valid map value.
+    let forms = unsafe { read_volatile(actions) } & !0xffff;
+    if call.compat { forms >> 1 } else { forms }
+}
+
+/// Whether the call of this number submits to io_uring.
+#[inline(always)]
+pub(crate) fn is_io_uring_enter(number: u32, compat: bool) -> bool {
+    let Some(actions) = SYSCALLS.get_ptr(number) else {
+        return false;
+    };
+    // SAFETY: a valid map value.
+    let forms = unsafe { read_volatile(actions) };
+    (if compat { forms >> 1 } else { forms }) & SyscallTable::IO_URING != 0
+}
+
+/// What the table says of this call; the tail-called programs serve several.
+#[inline(always)]
+pub(crate) fn action(call: &Call) -> u32 {
+    action_of(call.number(), call.compat)
+}
+
+/// What the table says of a call by its number.
+#[inline(always)]
+pub(crate) fn action_of(number: u32, compat: bool) -> u32 {
+    let Some(actions) = SYSCALLS.get_ptr(number) else {
+        return 0;
+    };
+    // SAFETY: a valid map value.
     let actions = unsafe { read_volatile(actions) };
-    (if call.compat { actions >> 8 } else { actions }) & 0xff
+    (if compat { actions >> 8 } else { actions }) & 0xff
 }
 
 /// `rename`, `renameat`, `renameat2`.
@@ -187,11 +296,8 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
     if was_nonsense(call) {
         return Ok(());
     }
-    if call.result == 0
-        && let Some(renames) = RENAMES.get_ptr_mut(0)
-    {
-        // SAFETY: a valid map value.
-        unsafe { write_volatile(renames, read_volatile(renames).wrapping_add(1)) };
+    if call.result == 0 {
+        note_rename();
     }
     let mut record = Record::<PathChange>::of_syscall()?;
     // SAFETY: the header lies in scratch memory.
@@ -214,10 +320,10 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
     }
     // SAFETY: as above.
     let from = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
-    append_passed(&mut record, call, (old_directory, old), from)?;
+    append_passed(&mut record, call.task, old_directory, Name::User(old), from)?;
     // SAFETY: as above.
     let to = unsafe { (&raw mut (*body).new_base, &raw mut (*body).new_name) };
-    append_passed(&mut record, call, (new_directory, new), to)?;
+    append_passed(&mut record, call.task, new_directory, Name::User(new), to)?;
     record.submit(Ring::File)
 }
 
@@ -267,7 +373,7 @@ fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -
     }
     // SAFETY: as above.
     let members = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
-    append_passed(&mut record, call, (directory, name), members)?;
+    append_passed(&mut record, call.task, directory, Name::User(name), members)?;
     record.submit(Ring::File)
 }
 

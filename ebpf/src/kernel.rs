@@ -3,15 +3,16 @@
 //! A pointer whose BTF type the verifier knows (tracepoint arguments, the current task, and what they point to) is
 //! loaded from directly, which is nearly free; any other costs a helper call of some 25 ns.
 
-use crate::offset;
+use crate::{SETTINGS, constant, offset};
 use aya_ebpf::{
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
+        bpf_probe_read_kernel, bpf_task_pt_regs,
     },
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, LsmContext},
 };
 use core::{mem::MaybeUninit, ptr::read_volatile};
-use staghound_ebpf::{ABSENT, COMM_BYTES, Header, Kind, Loss, flags};
+use staghound_ebpf::{ABSENT, COMM_BYTES, Header, Ids, Kind, Loss, flags, open_layer};
 
 /// Set in the number of a system call made through the x32 ABI (`__X32_SYSCALL_BIT`).
 pub(crate) const X32_BIT: u64 = 0x4000_0000;
@@ -27,6 +28,22 @@ const TS_COMPAT: u32 = 0x0002;
 pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
     // SAFETY: the verifier checks the access against the BTF type; a fault yields zero.
     unsafe { read_volatile(base.add(offset).cast::<T>()) }
+}
+
+/// Loads through a pointer that leads from the current task or from a task of a tracepoint; yields zero where it is null.
+///
+/// Before 5.11 a program has the current task as a bare address only, and must read with the helper.
+#[inline(always)]
+pub(crate) fn follow<T: Copy>(base: *const u8, offset: usize) -> T {
+    if constant(&SETTINGS.task_pointers) != 0 {
+        // SAFETY: such pointers have BTF types that the verifier knows.
+        unsafe { load(base, offset) }
+    } else if let Ok(value) = read(base as u64, offset) {
+        value
+    } else {
+        // SAFETY: only numbers, arrays of them and pointers are asked for, of which all zeros are values.
+        unsafe { MaybeUninit::zeroed().assume_init() }
+    }
 }
 
 /// Reads from any kernel address.
@@ -50,8 +67,13 @@ pub(crate) struct Task(*const u8);
 impl Task {
     #[inline(always)]
     pub(crate) fn current() -> Self {
-        // SAFETY: has no preconditions.
-        Self(unsafe { bpf_get_current_task_btf() }.cast())
+        if constant(&SETTINGS.task_pointers) != 0 {
+            // SAFETY: has no preconditions.
+            Self(unsafe { bpf_get_current_task_btf() }.cast())
+        } else {
+            // SAFETY: as above.
+            Self(unsafe { bpf_get_current_task() } as *const u8)
+        }
     }
 
     /// A task given as a tracepoint's argument.
@@ -60,10 +82,15 @@ impl Task {
         Self(ctx.arg(index))
     }
 
+    /// A task given as an LSM hook's argument.
+    #[inline(always)]
+    pub(crate) fn of_hook(ctx: &LsmContext, index: usize) -> Self {
+        Self(ctx.arg(index))
+    }
+
     #[inline(always)]
     fn get<T: Copy>(self, offset: usize) -> T {
-        // SAFETY: a `Task` is made of pointers of known BTF type only.
-        unsafe { load(self.0, offset) }
+        follow(self.0, offset)
     }
 
     #[inline(always)]
@@ -116,37 +143,137 @@ impl Task {
         self.get::<u32>(at) & TS_COMPAT != 0
     }
 
-    /// Mount and pid namespace, by number.
+    /// Its namespaces.
     #[inline(always)]
-    pub(crate) fn namespaces(self) -> (u32, u32) {
+    pub(crate) fn namespaces(self) -> Namespaces {
         let proxy: *const u8 = self.get(offset!(task_nsproxy));
-        // SAFETY: pointers of known BTF type, loaded from one another.
-        let mount: *const u8 = unsafe { load(proxy, offset!(nsproxy_mount)) };
-        // SAFETY: as above.
-        let pid: *const u8 = unsafe { load(proxy, offset!(nsproxy_pid)) };
-        // SAFETY: as above.
-        let mount_number = unsafe { load(mount, offset!(mount_namespace_number)) };
-        // SAFETY: as above.
-        let pid_number = unsafe { load(pid, offset!(pid_namespace_number)) };
-        (mount_number, pid_number)
+        let cred: *const u8 = self.get(offset!(task_cred));
+        Namespaces {
+            mount: follow(follow(proxy, offset!(nsproxy_mount)), offset!(mount_namespace_number)),
+            pid: follow(follow(proxy, offset!(nsproxy_pid)), offset!(pid_namespace_number)),
+            network: follow(follow(proxy, offset!(nsproxy_network)), offset!(network_number)),
+            user: follow(
+                follow(cred, offset!(cred_user_namespace)),
+                offset!(user_namespace_number),
+            ),
+        }
+    }
+
+    /// Namespaces that another task does not share with this one, as `CLONE_NEW*` bits.
+    #[inline(always)]
+    pub(crate) fn namespaces_not_shared(self, other: Self) -> u32 {
+        let differ =
+            |member: usize, of: *const u8, from: *const u8| follow::<u64>(of, member) != follow::<u64>(from, member);
+        let mut bits = 0;
+        if differ(
+            offset!(cred_user_namespace),
+            self.get(offset!(task_cred)),
+            other.get(offset!(task_cred)),
+        ) {
+            bits |= 0x1000_0000;
+        }
+        let mine: *const u8 = self.get(offset!(task_nsproxy));
+        let theirs: *const u8 = other.get(offset!(task_nsproxy));
+        if mine as u64 == theirs as u64 {
+            return bits;
+        }
+        if differ(offset!(nsproxy_mount), mine, theirs) {
+            bits |= 0x0002_0000;
+        }
+        if differ(offset!(nsproxy_cgroup), mine, theirs) {
+            bits |= 0x0200_0000;
+        }
+        if differ(offset!(nsproxy_uts), mine, theirs) {
+            bits |= 0x0400_0000;
+        }
+        if differ(offset!(nsproxy_ipc), mine, theirs) {
+            bits |= 0x0800_0000;
+        }
+        if differ(offset!(nsproxy_pid), mine, theirs) {
+            bits |= 0x2000_0000;
+        }
+        if differ(offset!(nsproxy_network), mine, theirs) {
+            bits |= 0x4000_0000;
+        }
+        bits
+    }
+
+    /// Numbers of the process that others share with it.
+    #[inline(always)]
+    pub(crate) fn ids(self) -> Result<Ids, Loss> {
+        // Places in `signal_struct.pids` (`enum pid_type`, include/linux/pid_types.h, since 4.19).
+        const THREAD_GROUP: usize = 1;
+        const GROUP: usize = 2;
+        const SESSION: usize = 3;
+        let of = |task: Self, which: usize| read::<u64>(task.signal() as u64, offset!(signal_pids) + 8 * which);
+        let pid = of(self, THREAD_GROUP)?;
+        let group = of(self, GROUP)?;
+        let session = of(self, SESSION)?;
+        let level: u32 = read(pid, offset!(pid_level))?;
+        let parent = of(Self(self.get(offset!(task_real_parent))), THREAD_GROUP)?;
+        Ok(Ids {
+            session: number(session, 0)?,
+            group: number(group, 0)?,
+            own_pid: number(pid, level)?,
+            own_ppid: number(parent, level)?,
+            own_session: number(session, level)?,
+            own_group: number(group, level)?,
+        })
+    }
+
+    /// Its thread group and thread, as its own pid namespace numbers them.
+    #[inline(always)]
+    pub(crate) fn own_numbers(self) -> Result<u32, Loss> {
+        let pid: u64 = read(self.signal() as u64, offset!(signal_pids) + 8)?;
+        number(pid, read(pid, offset!(pid_level))?)
+    }
+
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u32 {
+        self.get(offset!(task_flags))
+    }
+
+    /// Its registers at the entry to the kernel. Needs [`staghound_ebpf::Settings::task_registers`].
+    #[inline(always)]
+    pub(crate) fn registers(self) -> *const u8 {
+        // SAFETY: a task of known BTF type.
+        unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8 }
+    }
+
+    /// Whether io_uring works for it in the background.
+    #[inline(always)]
+    pub(crate) fn is_io_worker(self) -> bool {
+        /// `PF_IO_WORKER` (include/linux/sched.h).
+        const IO_WORKER: u32 = 0x10;
+        self.flags() & IO_WORKER != 0
+    }
+
+    /// Number of the system call it is in, as its ABI counts; unknown where the kernel does not show registers.
+    #[inline(always)]
+    pub(crate) fn current_call(self) -> Option<u64> {
+        if constant(&SETTINGS.task_registers) == 0 {
+            return None;
+        }
+        // SAFETY: a `struct pt_regs *` of known type.
+        Some(unsafe { load::<u64>(self.registers(), offset!(regs_number)) } & !X32_BIT)
+    }
+
+    #[inline(always)]
+    pub(crate) fn cred(self) -> *const u8 {
+        self.get(offset!(task_cred))
     }
 
     /// Controlling terminal, as `/proc/PID/stat` numbers it (`new_encode_dev`, include/linux/kdev_t.h); 0 for none.
     #[inline(always)]
     pub(crate) fn tty(self) -> u32 {
-        // SAFETY: pointers of known BTF type, loaded from one another; a null one yields zeros.
-        let tty: *const u8 = unsafe { load(self.signal(), offset!(signal_tty)) };
+        let tty: *const u8 = follow(self.signal(), offset!(signal_tty));
         if tty.is_null() {
             return 0;
         }
-        // SAFETY: as above.
-        let driver: *const u8 = unsafe { load(tty, offset!(tty_driver)) };
-        // SAFETY: as above.
-        let index: u32 = unsafe { load(tty, offset!(tty_index)) };
-        // SAFETY: as above.
-        let major: u32 = unsafe { load(driver, offset!(driver_major)) };
-        // SAFETY: as above.
-        let first: u32 = unsafe { load(driver, offset!(driver_minor)) };
+        let driver: *const u8 = follow(tty, offset!(tty_driver));
+        let index: u32 = follow(tty, offset!(tty_index));
+        let major: u32 = follow(driver, offset!(driver_major));
+        let first: u32 = follow(driver, offset!(driver_minor));
         let minor = first.wrapping_add(index);
         (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
     }
@@ -166,23 +293,19 @@ impl Task {
     #[inline(always)]
     fn directory(self, path: usize) -> (u64, u64) {
         let fs: *const u8 = self.get(offset!(task_fs));
-        // SAFETY: `fs` has a known BTF type, and `path` is embedded in it.
-        let mount = unsafe { load::<u64>(fs, path + offset!(path_mount)) };
-        // SAFETY: as above.
-        let dentry = unsafe { load::<u64>(fs, path + offset!(path_dentry)) };
-        (mount, dentry)
+        (
+            follow(fs, path + offset!(path_mount)),
+            follow(fs, path + offset!(path_dentry)),
+        )
     }
 
     /// The open file behind a descriptor.
     #[inline(always)]
     pub(crate) fn file(self, descriptor: u32) -> Result<File, Loss> {
         let files: *const u8 = self.get(offset!(task_files));
-        // SAFETY: pointers of known BTF type, loaded from one another.
-        let table: *const u8 = unsafe { load(files, offset!(files_table)) };
-        // SAFETY: as above.
-        let max = unsafe { load::<u32>(table, offset!(table_max)) };
-        // SAFETY: as above.
-        let array = unsafe { load::<u64>(table, offset!(table_files)) };
+        let table: *const u8 = follow(files, offset!(files_table));
+        let max: u32 = follow(table, offset!(table_max));
+        let array: u64 = follow(table, offset!(table_files));
         if descriptor >= max {
             return Err(Loss::DescriptorGone);
         }
@@ -206,7 +329,7 @@ impl Task {
             (*header).time_ns = bpf_ktime_get_boot_ns();
             (*header).start_ns = self.start_ns();
             (*header).cgroup_id = bpf_get_current_cgroup_id();
-            (*header).capabilities = load(cred, offset!(cred_capabilities));
+            (*header).capabilities = follow(cred, offset!(cred_capabilities));
             (*header).kind = kind as u16;
             (*header).flags = 0;
             (*header).len = 0;
@@ -214,10 +337,10 @@ impl Task {
             (*header).tid = self.tid();
             (*header).ppid = self.parent_pid();
             (*header).exec_count = self.exec_count();
-            (*header).uid = load(cred, offset!(cred_uid));
-            (*header).euid = load(cred, offset!(cred_euid));
-            (*header).gid = load(cred, offset!(cred_gid));
-            (*header).egid = load(cred, offset!(cred_egid));
+            (*header).uid = follow(cred, offset!(cred_uid));
+            (*header).euid = follow(cred, offset!(cred_euid));
+            (*header).gid = follow(cred, offset!(cred_gid));
+            (*header).egid = follow(cred, offset!(cred_egid));
             (*header).login_uid = if login == ABSENT as usize {
                 u32::MAX
             } else {
@@ -227,6 +350,26 @@ impl Task {
             (*header).comm = self.get::<[u8; COMM_BYTES]>(offset!(task_comm));
         }
     }
+}
+
+/// The number of a `struct pid` at a level of nested pid namespaces; 0 where it has none there.
+#[inline(always)]
+fn number(pid: u64, level: u32) -> Result<u32, Loss> {
+    /// `MAX_PID_NS_LEVEL`.
+    const LEVEL_MAX: u32 = 32;
+    let levels: u32 = read(pid, offset!(pid_level))?;
+    if level > levels || level > LEVEL_MAX {
+        return Ok(0);
+    }
+    read(pid, offset!(pid_numbers) + level as usize * offset!(upid_bytes))
+}
+
+/// Numbers of namespaces.
+pub(crate) struct Namespaces {
+    pub(crate) mount: u32,
+    pub(crate) pid: u32,
+    pub(crate) network: u32,
+    pub(crate) user: u32,
 }
 
 /// An open file, by address.
@@ -292,6 +435,66 @@ impl Inode {
     }
 
     #[inline(always)]
+    pub(crate) fn owner(self) -> Result<u32, Loss> {
+        read(self.0, offset!(inode_owner))
+    }
+
+    #[inline(always)]
+    pub(crate) fn group(self) -> Result<u32, Loss> {
+        read(self.0, offset!(inode_group))
+    }
+
+    /// Device number of a device file.
+    #[inline(always)]
+    pub(crate) fn is_device(self) -> Result<u32, Loss> {
+        read(self.0, offset!(inode_rdev))
+    }
+
+    /// When it was last changed, in nanoseconds since 1970.
+    #[inline(always)]
+    pub(crate) fn changed_ns(self) -> Result<u64, Loss> {
+        self.time(offset!(inode_changed), offset!(inode_changed_ns))
+    }
+
+    /// When its data was last written, in nanoseconds since 1970.
+    #[inline(always)]
+    pub(crate) fn modified_ns(self) -> Result<u64, Loss> {
+        self.time(offset!(inode_modified), offset!(inode_modified_ns))
+    }
+
+    #[inline(always)]
+    fn time(self, seconds: usize, nanoseconds: usize) -> Result<u64, Loss> {
+        // Before 6.11 they are a `struct timespec64`; since 6.13 the top bits carry a flag.
+        let at = if nanoseconds == ABSENT as usize {
+            seconds + 8
+        } else {
+            nanoseconds
+        };
+        let rest: u32 = read(self.0, at)?;
+        Ok(read::<u64>(self.0, seconds)?
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(u64::from(rest & 0x3fff_ffff)))
+    }
+
+    /// In which layer of an overlay file system it lies, as bits of [`open_layer`]; 0 on any other file system.
+    #[inline(always)]
+    pub(crate) fn layer(self) -> Result<u32, Loss> {
+        /// `OVERLAYFS_SUPER_MAGIC`.
+        const OVERLAY: u64 = 0x794c_7630;
+        let super_block: u64 = read(self.0, offset!(inode_super))?;
+        if read::<u64>(super_block, offset!(super_magic))? != OVERLAY {
+            return Ok(0);
+        }
+        // `struct ovl_inode` keeps the upper dentry right behind the inode (fs/overlayfs/ovl_entry.h, 4.13 to 7.x).
+        let upper: u64 = read(self.0, offset!(inode_bytes))?;
+        Ok(if upper == 0 {
+            open_layer::LOWER
+        } else {
+            open_layer::UPPER
+        })
+    }
+
+    #[inline(always)]
     pub(crate) fn device(self) -> Result<u32, Loss> {
         read(read::<u64>(self.0, offset!(inode_super))?, offset!(super_device))
     }
@@ -317,10 +520,22 @@ impl Call {
         }
     }
 
+    /// For programs whose context does not show the registers. Needs [`staghound_ebpf::Settings::task_registers`].
+    #[inline(always)]
+    pub(crate) fn of_current(result: i64) -> Self {
+        let task = Task::current();
+        Self {
+            task,
+            result,
+            compat: task.is_compat(),
+            regs: task.registers(),
+        }
+    }
+
     #[inline(always)]
     fn register(&self, native: usize, compat: usize) -> u64 {
         if self.compat {
-            // SAFETY: `regs` is the tracepoint's `struct pt_regs *`.
+            // SAFETY: `regs` is a `struct pt_regs *` of known type.
             unsafe { load::<u64>(self.regs, compat) & 0xffff_ffff }
         } else {
             // SAFETY: as above.
@@ -357,6 +572,11 @@ impl Call {
     #[inline(always)]
     pub(crate) fn fifth(&self) -> u64 {
         self.register(offset!(regs_r8), offset!(regs_di))
+    }
+
+    #[inline(always)]
+    pub(crate) fn sixth(&self) -> u64 {
+        self.register(offset!(regs_r9), offset!(regs_bp))
     }
 
     /// Fills a record's header.

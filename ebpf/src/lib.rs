@@ -20,7 +20,7 @@ pub use record::{
     COMM_BYTES, Call, Chdir, Ended, Ends, Exec, Exit, Fork, Header, Ids, Kind, Loss, Open, PathChange, Resolved, Ring,
     Socket, Span, Stdio, exec_flags, file_mode, flags, open_layer,
 };
-pub use syscall::{Action, SHAPES_MAX, SYSCALLS_MAX, ShapeTable, SyscallTable};
+pub use syscall::{Action, SHAPES_MAX, SYSCALLS_MAX, ShapeTable, SyscallTable, URING_OPCODES_MAX, UringTable};
 
 /// Most bytes of arguments that an exec record carries; the rest is cut and told by [`flags::ARGS_CUT`].
 pub const ARGS_BYTES_MAX: usize = 8191;
@@ -113,6 +113,7 @@ pub struct Settings {
     /// These programs report only while the map `AGENT` holds the same number: so the next agent's programs take over
     /// from the last one's in one step.
     pub generation: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 when the programs on `sock_send_length` and `sock_recv_length` are attached: then the ends of `write`, `writev`
+    /// and `read` need not be looked at.
+    pub socket_lengths: u32,
 }

@@ -30,16 +30,20 @@ mod file;
 mod kernel;
 mod path;
 mod process;
+mod resolved;
+mod shaped;
 mod socket;
+mod uring;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, map},
+    EbpfContext as _,
+    macros::{btf_tracepoint, lsm, map, tracepoint},
     maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, LsmContext, TracePointContext},
 };
 use core::ptr::read_volatile;
 use kernel::{Call, Task};
-use staghound_ebpf::{Action, Loss, Offsets, SYSCALLS_MAX, Settings, ShapeTable};
+use staghound_ebpf::{Action, Loss, Offsets, SYSCALLS_MAX, Settings, ShapeTable, UringTable};
 
 /// Where kernel struct members are; set by the agent before loading, then frozen.
 #[unsafe(no_mangle)]
@@ -53,12 +57,16 @@ static SETTINGS: Settings = Settings {
     task_registers: 0,
     lsm: 0,
     generation: 0,
-    reserved: 0,
+    socket_lengths: 0,
 };
 
 /// How calls without a program of their own are recorded; set before loading, then frozen.
 #[unsafe(no_mangle)]
 static SHAPES: ShapeTable = ShapeTable::EMPTY;
+
+/// What each opcode of io_uring stands for; set before loading, then frozen.
+#[unsafe(no_mangle)]
+static URING: UringTable = UringTable::EMPTY;
 
 /// Which system calls are looked at, as in [`SyscallTable`]; the agent may change it at any time.
 #[map]
@@ -93,6 +101,10 @@ static SCOPE: HashMap<u32, u32> = HashMap::with_max_entries(65_536, aya_ebpf::bi
 #[map]
 static ACTIONS: ProgramArray = ProgramArray::with_max_entries(Action::COUNT, 0);
 
+/// The same for the programs on perf's tracepoint, which cannot call those of the other kind.
+#[map]
+static ACTIONS_PERF: ProgramArray = ProgramArray::with_max_entries(Action::COUNT, 0);
+
 /// Reads what the agent set before loading. To the verifier it is a constant; the compiler must not take it for one.
 #[inline(always)]
 fn constant<T: Copy>(at: &'static T) -> T {
@@ -111,98 +123,226 @@ macro_rules! offset {
 /// Whether the agent asked for processes like this one.
 #[inline(always)]
 fn wanted(pid: u32) -> bool {
-    pid != agent_pid() && in_scope(pid)
+    pid != agent(0) && in_scope(pid)
 }
 
-/// Thread group of the agent.
+/// What the agent says of itself, by element of `AGENT`.
 #[inline(always)]
-fn agent_pid() -> u32 {
+fn agent(element: u32) -> u32 {
     // SAFETY: a valid map value.
-    AGENT.get_ptr(0).map_or(0, |pid| unsafe { read_volatile(pid) })
+    AGENT
+        .get_ptr(element)
+        .map_or(0, |value| unsafe { read_volatile(value) })
 }
 
 #[inline(always)]
 fn in_scope(pid: u32) -> bool {
-    constant(&SETTINGS.scoped) == 0 || SCOPE.get_ptr(pid).is_some()
+    agent(1) == constant(&SETTINGS.generation) && (constant(&SETTINGS.scoped) == 0 || SCOPE.get_ptr(pid).is_some())
 }
 
-/// The end of every system call of the host: written to cost as little as possible where nobody looks.
+/// Whether a call failed for another reason than that it was not allowed.
+#[inline(always)]
+fn is_mere_failure(result: i64) -> bool {
+    const EPERM: i64 = -1;
+    const EACCES: i64 = -13;
+    result < 0 && result != EPERM && result != EACCES
+}
+
+/// The program for a call that has ended, by its place in `ACTIONS`; none for most. Written to cost as little as possible
+/// where nobody looks.
+#[inline(always)]
+fn program_for(number: u64, result: i64) -> Option<u32> {
+    let number = number & !kernel::X32_BIT;
+    if number >= SYSCALLS_MAX as u64 {
+        return None;
+    }
+    // SAFETY: a valid map value.
+    let actions = SYSCALLS
+        .get_ptr(number as u32)
+        .map_or(0, |actions| unsafe { read_volatile(actions) })
+        & 0xffff;
+    if actions == 0 {
+        return None;
+    }
+    let task = Task::current();
+    let action = if task.is_compat() { actions >> 8 } else { actions & 0xff };
+    if action == 0 {
+        return None;
+    }
+    // Of opens that fail, those that were not allowed count; a search through directories makes too many of the others.
+    if action == Action::Open as u32 && is_mere_failure(result) {
+        return None;
+    }
+    if constant(&SETTINGS.socket_lengths) != 0
+        && (action == Action::Write as u32 || action == Action::WriteVector as u32 || action == Action::Read as u32)
+    {
+        return None;
+    }
+    if !wanted(task.pid()) {
+        return None;
+    }
+    Some(if action > Action::Call as u32 {
+        Action::Call as u32
+    } else {
+        action
+    })
+}
+
+/// The end of every system call of the host.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let regs: *const u8 = ctx.arg(0);
     // SAFETY: `regs` is the tracepoint's `struct pt_regs *`.
-    let number = unsafe { kernel::load::<u64>(regs, offset!(regs_number)) } & !kernel::X32_BIT;
-    if number >= SYSCALLS_MAX as u64 {
-        return 0;
+    let number = unsafe { kernel::load::<u64>(regs, offset!(regs_number)) };
+    if let Some(program) = program_for(number, ctx.arg(1)) {
+        // SAFETY: ends this program; nothing here needs dropping.
+        unsafe { ACTIONS.tail_call(&ctx, program) };
+        emit::count(Loss::ProgramMissing);
     }
-    let Some(actions) = SYSCALLS.get_ptr(number as u32) else {
-        return 0;
-    };
-    // SAFETY: a valid map value.
-    let actions = unsafe { read_volatile(actions) };
-    if actions == 0 {
-        return 0;
-    }
-    let task = Task::current();
-    let action = (if task.is_compat() { actions >> 8 } else { actions }) & 0xff;
-    if action == 0 || !wanted(task.pid()) {
-        return 0;
-    }
-    // A failed open has no file to tell of.
-    if action == Action::Open as u32 && ctx.arg::<i64>(1) < 0 {
-        return 0;
-    }
-    let program = if action > Action::Call as u32 {
-        Action::Call as u32
-    } else {
-        action
-    };
-    // SAFETY: ends this program; nothing here needs dropping.
-    unsafe { ACTIONS.tail_call(&ctx, program) };
-    emit::count(Loss::ProgramMissing);
     0
 }
 
-/// Reports the file that the call opened.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn file_open(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, file::open(&Call::at_exit(&ctx)))
+/// The same on perf's tracepoint, for kernels that preempt programs of the other kind and then skip them elsewhere.
+#[tracepoint]
+pub fn sys_exit_perf(ctx: TracePointContext) -> u32 {
+    if let Some(program) = program_for(perf_number(&ctx), perf_result(&ctx)) {
+        // SAFETY: ends this program; nothing here needs dropping.
+        unsafe { ACTIONS_PERF.tail_call(&ctx, program) };
+        emit::count(Loss::ProgramMissing);
+    }
+    0
 }
 
-/// Reports a rename.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn file_rename(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, file::rename(&Call::at_exit(&ctx)))
+/// Number of the call that has ended (`raw_syscalls/sys_exit/format`: eight bytes common to all, number, result).
+#[inline(always)]
+fn perf_number(ctx: &TracePointContext) -> u64 {
+    // SAFETY: the context has at least 24 bytes, and the verifier checks the access.
+    unsafe { read_volatile(ctx.as_ptr().cast::<u64>().add(1)) }
 }
 
-/// Reports a removed name.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn file_unlink(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, file::unlink(&Call::at_exit(&ctx)))
+/// What it returned.
+#[inline(always)]
+fn perf_result(ctx: &TracePointContext) -> i64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(ctx.as_ptr().cast::<i64>().add(2)) }
 }
 
-/// Reports a changed mode.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn file_chmod(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, file::chmod(&Call::at_exit(&ctx)))
+/// Programs behind the end of calls, each in both kinds.
+macro_rules! at_end_of_call {
+    ($($(#[$doc:meta])* $name:ident, $perf:ident: $body:path;)*) => {$(
+        $(#[$doc])*
+        #[btf_tracepoint(function = "sys_exit")]
+        pub fn $name(ctx: BtfTracePointContext) -> i32 {
+            emit::finish(&ctx, $body(&Call::at_exit(&ctx)))
+        }
+
+        $(#[$doc])*
+        #[tracepoint]
+        pub fn $perf(ctx: TracePointContext) -> u32 {
+            emit::finish(&ctx, $body(&Call::of_current(perf_result(&ctx)))) as u32
+        }
+    )*};
 }
 
-/// Reports a changed working directory.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn process_chdir(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, file::chdir(&Call::at_exit(&ctx)))
+at_end_of_call! {
+    /// Reports the file that the call opened, or was not allowed to open.
+    file_open, file_open_perf: file::open;
+    /// Reports a rename.
+    file_rename, file_rename_perf: file::rename;
+    /// Reports a removed name.
+    file_unlink, file_unlink_perf: file::unlink;
+    /// Reports a changed mode.
+    file_chmod, file_chmod_perf: file::chmod;
+    /// Reports a changed working directory.
+    process_chdir, process_chdir_perf: file::chdir;
+    /// Reports a connected, bound, listening or accepted socket.
+    socket_state, socket_state_perf: socket::state;
+    /// Reports what is sent.
+    socket_send, socket_send_perf: socket::send;
+    /// Reports what DNS answers.
+    socket_receive, socket_receive_perf: socket::receive;
+    /// Reports any other call, by its shape.
+    call, call_perf: shaped::record;
 }
 
-/// Reports a connected, listening or accepted socket.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn socket_state(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, socket::state(&Call::at_exit(&ctx)))
+/// Reports what reaches a socket by calls that are not those of sockets.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn socket_length(ctx: BtfTracePointContext) -> i32 {
+    emit::finish(&ctx, socket::sent_otherwise(&ctx))
 }
 
-/// Reports datagrams to port 53.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn socket_send(ctx: BtfTracePointContext) -> i32 {
-    emit::finish(&ctx, socket::send(&Call::at_exit(&ctx)))
+/// Reports what is read from a socket, likewise.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn socket_received(ctx: BtfTracePointContext) -> i32 {
+    emit::finish(&ctx, socket::received_otherwise(&ctx))
+}
+
+/// Reports connections that no call shows, and the ends of connections.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn socket_change(ctx: BtfTracePointContext) -> i32 {
+    emit::finish(&ctx, socket::change(&ctx))
+}
+
+/// Reports what io_uring is asked for.
+#[btf_tracepoint(function = "io_uring_submit_req")]
+pub fn io_submit(ctx: BtfTracePointContext) -> i32 {
+    emit::finish(&ctx, uring::submitted(&ctx))
+}
+
+/// Reports what io_uring opens.
+#[lsm(hook = "file_open")]
+pub fn lsm_file_open(ctx: LsmContext) -> i32 {
+    emit::alone(|| resolved::open(ctx.arg(0)))
+}
+
+/// Programs on LSM hooks that tell what paths lead to: an entry of a directory, two, or a path.
+macro_rules! before_the_kernel_acts {
+    ($($(#[$doc:meta])* $name:ident on $hook:literal: |$ctx:ident| $first:expr $(, $second:expr)?;)*) => {$(
+        $(#[$doc])*
+        #[lsm(hook = $hook)]
+        pub fn $name($ctx: LsmContext) -> i32 {
+            emit::alone(|| resolved::report($first, before_the_kernel_acts!(@second $($second)?)))
+        }
+    )*};
+    (@second $second:expr) => { Some($second) };
+    (@second) => { None };
+}
+
+before_the_kernel_acts! {
+    /// What is about to be removed.
+    lsm_path_unlink on "path_unlink": |ctx| resolved::entry(ctx.arg(0), ctx.arg(1));
+    /// Which directory is about to be removed.
+    lsm_path_rmdir on "path_rmdir": |ctx| resolved::entry(ctx.arg(0), ctx.arg(1));
+    /// Which directory is about to be made.
+    lsm_path_mkdir on "path_mkdir": |ctx| resolved::entry(ctx.arg(0), ctx.arg(1));
+    /// Which file is about to be made.
+    lsm_path_mknod on "path_mknod": |ctx| resolved::entry(ctx.arg(0), ctx.arg(1));
+    /// Which symbolic link is about to be made.
+    lsm_path_symlink on "path_symlink": |ctx| resolved::entry(ctx.arg(0), ctx.arg(1));
+    /// What is about to get another name, and which.
+    lsm_path_link on "path_link": |ctx| resolved::entry(ctx.arg(1), ctx.arg(0)), resolved::entry(ctx.arg(1), ctx.arg(2));
+    /// What is about to be renamed, and to what.
+    lsm_path_rename on "path_rename": |ctx| resolved::entry(ctx.arg(0), ctx.arg(1)), resolved::entry(ctx.arg(2), ctx.arg(3));
+    /// What is about to be truncated.
+    lsm_path_truncate on "path_truncate": |ctx| resolved::place(ctx.arg(0));
+    /// What is about to get another mode.
+    lsm_path_chmod on "path_chmod": |ctx| resolved::place(ctx.arg(0));
+    /// What is about to get another owner.
+    lsm_path_chown on "path_chown": |ctx| resolved::place(ctx.arg(0));
+    /// What is about to become a root directory.
+    lsm_path_chroot on "path_chroot": |ctx| resolved::place(ctx.arg(0));
+}
+
+/// Refuses to stop, kill or trace the agent; only attached where the configuration asks for it.
+#[lsm(hook = "task_kill")]
+pub fn lsm_guard_kill(ctx: LsmContext) -> i32 {
+    process::refuse_signal(&ctx)
+}
+
+/// Refuses to trace the agent, likewise.
+#[lsm(hook = "ptrace_access_check")]
+pub fn lsm_guard_ptrace(ctx: LsmContext) -> i32 {
+    process::refuse_trace(&ctx)
 }
 
 /// Reports a new process image.

@@ -1,22 +1,22 @@
 //! Life of processes: exec, fork, exit.
 
 use crate::{
-    SCOPE, SETTINGS, constant,
+    SCOPE, SETTINGS, agent, constant,
     emit::{self, Record, count, cut},
     in_scope,
-    kernel::{File, Task, load},
-    offset, path, wanted,
+    kernel::{File, Inode, Task, follow, load},
+    offset, path, socket, wanted,
 };
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user_str,
     macros::map,
     maps::{HashMap, PerCpuArray},
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, LsmContext},
 };
 use core::ptr::{read_volatile, write_volatile};
 use staghound_ebpf::{
-    ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, EnvName,
-    Exec, Exit, Fork, Header, Kind, Loss, NAME_BYTES_MAX, Ring, flags,
+    ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, Ends,
+    EnvName, Exec, Exit, Fork, Header, Kind, Loss, NAME_BYTES_MAX, Ring, Stdio, exec_flags, flags, open_layer,
 };
 
 /// One environment variable being looked at, aligned so that its name can be compared by words.
@@ -51,30 +51,43 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     // SAFETY: `bprm` is the tracepoint's `struct linux_binprm *`.
     let file = File::at(unsafe { load(bprm, offset!(bprm_file)) });
     let inode = file.inode()?;
-    let (mount_namespace, pid_namespace) = task.namespaces();
+    let namespaces = task.namespaces();
     let memory = task.memory();
-    // SAFETY: pointers of known BTF type.
-    let arg_start: u64 = unsafe { load(memory, offset!(mm_arg_start)) };
-    // SAFETY: as above.
-    let arg_end: u64 = unsafe { load(memory, offset!(mm_arg_end)) };
+    let arg_start: u64 = follow(memory, offset!(mm_arg_start));
+    let arg_end: u64 = follow(memory, offset!(mm_arg_end));
     let args_bytes = arg_end.wrapping_sub(arg_start);
     let fixed = Exec {
         inode: inode.number()?,
+        changed_ns: inode.changed_ns()?,
+        modified_ns: inode.modified_ns()?,
         device: inode.device()?,
         nlink: inode.links()?,
         mode: u32::from(inode.mode()?),
-        mount_namespace,
-        pid_namespace,
+        owner: inode.owner()?,
+        owner_group: inode.group()?,
+        exec_flags: exec_flags(task, inode)?,
+        mount_namespace: namespaces.mount,
+        pid_namespace: namespaces.pid,
+        network_namespace: namespaces.network,
+        user_namespace: namespaces.user,
         args_bytes: if args_bytes > u64::from(u32::MAX) {
             u32::MAX
         } else {
             args_bytes as u32
         },
         tty: task.tty(),
+        ids: task.ids()?,
         ..Exec::default()
     };
     // SAFETY: the body lies in scratch memory.
     unsafe { body.write(fixed) };
+    for descriptor in 0..3 {
+        if let Ok(file) = task.file(descriptor) {
+            // SAFETY: as above, and the index is below three.
+            let stdio = unsafe { &mut (*body).stdio[descriptor as usize] };
+            describe_stdio(file, stdio)?;
+        }
+    }
 
     // SAFETY: as above; and for the members below.
     path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
@@ -110,14 +123,50 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     record.submit(Ring::Process)
 }
 
+/// Bits of [`Exec::exec_flags`].
+#[inline(always)]
+fn exec_flags(task: Task, inode: Inode) -> Result<u32, Loss> {
+    let layer = inode.layer()?;
+    let mut bits = if layer & open_layer::UPPER != 0 {
+        exec_flags::UPPER_LAYER
+    } else if layer & open_layer::LOWER != 0 {
+        exec_flags::LOWER_LAYER
+    } else {
+        0
+    };
+    // What the kernel gave with the image: other effective ids, or capabilities that no ambient set explains.
+    let cred = task.cred();
+    let uid: u32 = follow(cred, offset!(cred_uid));
+    let gid: u32 = follow(cred, offset!(cred_gid));
+    let raised: u64 = follow::<u64>(cred, offset!(cred_capabilities)) & !follow::<u64>(cred, offset!(cred_ambient));
+    if uid != follow(cred, offset!(cred_euid)) || gid != follow(cred, offset!(cred_egid)) || (uid != 0 && raised != 0) {
+        bits |= exec_flags::SECURE;
+    }
+    Ok(bits)
+}
+
+#[inline(always)]
+fn describe_stdio(file: File, stdio: &mut Stdio) -> Result<(), Loss> {
+    let inode = file.inode()?;
+    stdio.mode = inode.mode()?;
+    stdio.device = inode.is_device()?;
+    stdio.inode = inode.number()? as u32;
+    if let Some(sock) = socket::of_file(file)? {
+        let mut ends = Ends::default();
+        socket::ends(sock, &mut ends)?;
+        stdio.family = ends.family;
+        stdio.remote_port = ends.remote_port;
+        stdio.remote = ends.remote;
+    }
+    Ok(())
+}
+
 /// Appends the allow-listed variables. Each is read alone, so that the others never leave the kernel.
 #[inline(always)]
 fn append_env(record: &mut Record<Exec>, task: Task) {
     let memory = task.memory();
-    // SAFETY: pointers of known BTF type.
-    let mut at: u64 = unsafe { load(memory, offset!(mm_env_start)) };
-    // SAFETY: as above.
-    let end: u64 = unsafe { load(memory, offset!(mm_env_end)) };
+    let mut at: u64 = follow(memory, offset!(mm_env_start));
+    let end: u64 = follow(memory, offset!(mm_env_end));
     let Some(variable) = VARIABLE.get_ptr_mut(0) else {
         return;
     };
@@ -190,16 +239,18 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     if constant(&SETTINGS.scoped) != 0 && SCOPE.insert(child_pid, 1, 0).is_err() {
         count(Loss::ScopeFull);
     }
-    let (mount_namespace, pid_namespace) = child.namespaces();
+    let namespaces = child.namespaces();
     let mut record = ForkRecord {
         header: Header::default(),
         body: Fork {
             child_start_ns: child.start_ns(),
             child_pid,
             child_ppid: child.parent_pid(),
-            mount_namespace,
-            pid_namespace,
-            ..Fork::default()
+            mount_namespace: namespaces.mount,
+            pid_namespace: namespaces.pid,
+            new_namespaces: parent.namespaces_not_shared(child),
+            reserved: 0,
+            ids: child.ids()?,
         },
     };
     // SAFETY: the header is ours.
@@ -219,8 +270,7 @@ struct ExitRecord {
 pub(crate) fn exit(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     let task = Task::argument(ctx, 0);
     let signal = task.signal();
-    // SAFETY: a pointer of known BTF type.
-    let live: i32 = unsafe { load(signal, offset!(signal_live)) };
+    let live: i32 = follow(signal, offset!(signal_live));
     let pid = task.pid();
     // The count was taken down before the tracepoint (kernel/exit.c, do_exit, 5.10 to 7.x).
     if live != 0 || !wanted(pid) {
@@ -230,8 +280,7 @@ pub(crate) fn exit(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         // Absent only if the map was full when it was made, which was counted then.
         let _absent = SCOPE.remove(pid);
     }
-    // SAFETY: as above.
-    let group: u32 = unsafe { load(signal, offset!(signal_group_exit_code)) };
+    let group: u32 = follow(signal, offset!(signal_group_exit_code));
     let own = task.exit_code();
     let mut record = ExitRecord {
         header: Header::default(),
@@ -244,6 +293,45 @@ pub(crate) fn exit(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     unsafe { task.describe(Kind::Exit, &raw mut record.header) };
     // SAFETY: as for `ForkRecord`.
     unsafe { emit::submit(Ring::Process, &mut record) }
+}
+
+/// `EPERM`, as a hook refuses.
+const REFUSED: i32 = -1;
+
+/// Whether somebody other than the agent, its own threads and the first process acts on the agent.
+#[inline(always)]
+fn is_attack_on_agent(target: Task) -> bool {
+    let agent = agent(0);
+    let actor = Task::current().pid();
+    agent != 0 && target.pid() == agent && actor != agent && actor != 1
+}
+
+/// `task_kill(target, info, signal, cred)`: refuses the signals that no process can handle. What the kernel itself sends
+/// (`info` is `SEND_SIG_PRIV`, 1) passes.
+#[inline(always)]
+pub(crate) fn refuse_signal(ctx: &LsmContext) -> i32 {
+    const SIGKILL: i32 = 9;
+    const SIGSTOP: i32 = 19;
+    let signal: i32 = ctx.arg(2);
+    let target = Task::of_hook(ctx, 0);
+    let deadly = signal == SIGKILL || signal == SIGSTOP;
+    if deadly && ctx.arg::<u64>(1) != 1 && is_attack_on_agent(target) {
+        REFUSED
+    } else {
+        0
+    }
+}
+
+/// `ptrace_access_check(child, mode)`.
+#[inline(always)]
+pub(crate) fn refuse_trace(ctx: &LsmContext) -> i32 {
+    /// `PTRACE_MODE_ATTACH`.
+    const ATTACH: u32 = 2;
+    if ctx.arg::<u32>(1) & ATTACH != 0 && is_attack_on_agent(Task::of_hook(ctx, 0)) {
+        REFUSED
+    } else {
+        0
+    }
 }
 
 const _: () = assert!(NAME_BYTES_MAX <= 8 * 1024);

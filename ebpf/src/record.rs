@@ -42,11 +42,13 @@ pub enum Kind {
     /// What the kernel resolved a path to, just before it acts on it; body [`Resolved`]. Belongs to the next record of
     /// the same thread that tells of a path.
     Resolved = 16,
+    /// A socket was given a local address; body [`Socket`].
+    Bind = 17,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Exec,
         Self::Fork,
         Self::Exit,
@@ -63,6 +65,7 @@ impl Kind {
         Self::Receive,
         Self::Ended,
         Self::Resolved,
+        Self::Bind,
     ];
 
     /// The kind of this number.
@@ -141,11 +144,13 @@ pub enum Loss {
     Deduplicated = 10,
     /// Not a loss: no loaded rule can want the event.
     Unwanted = 11,
+    /// The memory to put a record together was in use by a program that the kernel had preempted: a record is gone.
+    ScratchBusy = 12,
 }
 
 impl Loss {
     /// Every loss, in order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ProcessRingFull,
         Self::FileRingFull,
         Self::DescriptorGone,
@@ -158,6 +163,7 @@ impl Loss {
         Self::EnvCut,
         Self::Deduplicated,
         Self::Unwanted,
+        Self::ScratchBusy,
     ];
 
     /// Its name in metrics and reports.
@@ -176,6 +182,7 @@ impl Loss {
             Self::EnvCut => "env_cut",
             Self::Deduplicated => "deduplicated",
             Self::Unwanted => "unwanted",
+            Self::ScratchBusy => "scratch_busy",
         }
     }
 
@@ -189,7 +196,8 @@ impl Loss {
             | Self::ReadFailed
             | Self::ScopeFull
             | Self::ProgramMissing
-            | Self::MessageSkipped => true,
+            | Self::MessageSkipped
+            | Self::ScratchBusy => true,
             Self::PathCut | Self::ArgsCut | Self::EnvCut | Self::Deduplicated | Self::Unwanted => false,
         }
     }

@@ -1,32 +1,35 @@
-//! Sockets: connect, listen, accept, datagrams to port 53; all at the end of their system call.
+//! Sockets: connect, bind, listen, accept, what is sent and what DNS answers at the end of their system call; ends of
+//! connections, and what reaches a socket by other ways, at hooks of their own.
 
 use crate::{
-    emit::Record,
-    file,
-    kernel::{Call, read},
-    offset,
+    SETTINGS, constant,
+    emit::{self, Record},
+    file::{self, Key, Recent},
+    kernel::{Call, File, Task, read},
+    offset, wanted,
 };
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_probe_read_user, programs::BtfTracePointContext};
 use core::mem::MaybeUninit;
-use staghound_ebpf::{ABSENT, Action, Kind, Loss, PAYLOAD_BYTES_MAX, Ring, Socket, flags};
+use staghound_ebpf::{ABSENT, Action, Ended, Ends, Header, Kind, Loss, PAYLOAD_BYTES_MAX, Ring, Socket, flags};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-const IPPROTO_UDP: u16 = 17;
+const IPPROTO_TCP: u16 = 6;
 const DNS_PORT: u16 = 53;
+const TLS_PORT: u16 = 443;
 const EINPROGRESS: i64 = -115;
 /// File type bits, and a socket's (`S_IFMT`, `S_IFSOCK`).
 const FILE_TYPE: u16 = 0o170_000;
 const SOCKET_TYPE: u16 = 0o140_000;
 /// Messages of one `sendmmsg` that are looked at; the resolver sends two.
 const MESSAGES_MAX: u32 = 4;
-/// `struct mmsghdr` and `struct msghdr` as 64-bit callers lay them out (include/linux/socket.h).
-const MMSGHDR_BYTES: u64 = 64;
+/// `struct mmsghdr` as 64-bit and 32-bit callers lay it out (include/linux/socket.h).
+const MMSGHDR_BYTES: [u64; 2] = [64, 32];
 
 /// Reads user memory.
 #[inline(always)]
-fn read_user<T: Copy>(address: u64) -> Option<T> {
+pub(crate) fn read_user<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper checks the source and writes all of `value` or fails.
     let status = unsafe { bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
@@ -34,10 +37,9 @@ fn read_user<T: Copy>(address: u64) -> Option<T> {
     (status >= 0).then(|| unsafe { value.assume_init() })
 }
 
-/// The kernel's `struct sock` behind a descriptor.
+/// The kernel's `struct sock` behind a file, if it is a socket.
 #[inline(always)]
-fn sock(call: &Call, descriptor: u32) -> Result<Option<u64>, Loss> {
-    let file = call.task.file(descriptor)?;
+pub(crate) fn of_file(file: File) -> Result<Option<u64>, Loss> {
     if file.inode()?.mode()? & FILE_TYPE != SOCKET_TYPE {
         return Ok(None);
     }
@@ -49,22 +51,20 @@ fn sock(call: &Call, descriptor: u32) -> Result<Option<u64>, Loss> {
 
 /// Both ends, as the kernel keeps them.
 #[inline(always)]
-fn describe(sock: u64, body: &mut Socket) -> Result<(), Loss> {
-    body.family = read(sock, offset!(sock_family))?;
-    body.protocol = read(sock, offset!(sock_protocol))?;
-    if body.family == AF_INET {
-        let local: [u8; 4] = read(sock, offset!(sock_local_v4))?;
-        let remote: [u8; 4] = read(sock, offset!(sock_remote_v4))?;
-        put_v4(&mut body.local, local);
-        put_v4(&mut body.remote, remote);
-    } else if body.family == AF_INET6 && offset!(sock_remote_v6) != ABSENT as usize {
-        body.local = read(sock, offset!(sock_local_v6))?;
-        body.remote = read(sock, offset!(sock_remote_v6))?;
+pub(crate) fn ends(sock: u64, ends: &mut Ends) -> Result<(), Loss> {
+    ends.family = read(sock, offset!(sock_family))?;
+    ends.protocol = read(sock, offset!(sock_protocol))?;
+    if ends.family == AF_INET {
+        put_v4(&mut ends.local, read(sock, offset!(sock_local_v4))?);
+        put_v4(&mut ends.remote, read(sock, offset!(sock_remote_v4))?);
+    } else if ends.family == AF_INET6 && offset!(sock_remote_v6) != ABSENT as usize {
+        ends.local = read(sock, offset!(sock_local_v6))?;
+        ends.remote = read(sock, offset!(sock_remote_v6))?;
     } else {
         return Ok(());
     }
-    body.local_port = read(sock, offset!(sock_local_port))?;
-    body.remote_port = u16::from_be(read(sock, offset!(sock_remote_port))?);
+    ends.local_port = read(sock, offset!(sock_local_port))?;
+    ends.remote_port = u16::from_be(read(sock, offset!(sock_remote_port))?);
     Ok(())
 }
 
@@ -74,6 +74,25 @@ fn put_v4(to: &mut [u8; 16], from: [u8; 4]) {
     to[1] = from[1];
     to[2] = from[2];
     to[3] = from[3];
+}
+
+/// Fills the body of a record from the socket.
+#[inline(always)]
+pub(crate) fn describe(sock: u64, body: &mut Socket) -> Result<(), Loss> {
+    let mut both = Ends::default();
+    ends(sock, &mut both)?;
+    *body = Socket {
+        local: both.local,
+        remote: both.remote,
+        local_port: both.local_port,
+        remote_port: both.remote_port,
+        family: both.family,
+        protocol: both.protocol,
+        identity: sock,
+        socket_type: u32::from(read::<u16>(sock, offset!(sock_type))?),
+        ..Socket::default()
+    };
+    Ok(())
 }
 
 /// Takes the remote end from the address that the process passed; false when it is none of ours.
@@ -110,121 +129,239 @@ fn take_passed(address: u64, body: &mut Socket) -> bool {
     true
 }
 
-/// `connect`, `listen`, `accept`, `accept4`.
+/// A call about a socket: as itself, or as `socketcall` wraps it.
+struct Request {
+    action: u32,
+    args: [u64; 5],
+}
+
+impl Request {
+    #[inline(always)]
+    fn of(call: &Call) -> Option<Self> {
+        let action = file::action(call);
+        if action != Action::SocketCall as u32 {
+            return Some(Self {
+                action,
+                args: [call.first(), call.second(), call.third(), call.fourth(), call.fifth()],
+            });
+        }
+        // Numbers of `socketcall` (include/uapi/linux/net.h).
+        let action = match call.first() {
+            2 => Action::Bind,
+            3 => Action::Connect,
+            4 => Action::Listen,
+            5 | 18 => Action::Accept,
+            _ => return None,
+        };
+        let args: [u32; 5] = read_user(call.second())?;
+        Some(Self {
+            action: action as u32,
+            args: [
+                u64::from(args[0]),
+                u64::from(args[1]),
+                u64::from(args[2]),
+                u64::from(args[3]),
+                u64::from(args[4]),
+            ],
+        })
+    }
+}
+
+/// `connect`, `bind`, `listen`, `accept`, `accept4`.
 #[inline(always)]
 pub(crate) fn state(call: &Call) -> Result<(), Loss> {
-    let action = file::action(call);
+    let Some(request) = Request::of(call) else {
+        return Ok(());
+    };
+    let action = request.action;
     let (kind, descriptor) = if action == Action::Accept as u32 {
         (Kind::Accept, call.result as u32)
     } else if action == Action::Listen as u32 {
-        (Kind::Listen, call.first() as u32)
+        (Kind::Listen, request.args[0] as u32)
+    } else if action == Action::Bind as u32 {
+        (Kind::Bind, request.args[0] as u32)
     } else {
-        (Kind::Connect, call.first() as u32)
+        (Kind::Connect, request.args[0] as u32)
     };
     let connect = action == Action::Connect as u32;
-    if call.result < 0 && !connect {
+    if call.result < 0 && !connect || file::was_nonsense(call) {
         return Ok(());
     }
-    if file::was_nonsense(call) {
-        return Ok(());
-    }
-    let Some(sock) = sock(call, descriptor)? else {
+    let Some(sock) = of_file(call.task.file(descriptor)?)? else {
         return Ok(());
     };
-    let mut record = Record::<Socket>::of_syscall()?;
+    let record = Record::<Socket>::of_syscall()?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    *body = Socket {
-        result: call.result as i32,
-        descriptor,
-        ..Socket::default()
-    };
     describe(sock, body)?;
+    body.result = call.result as i32;
+    body.descriptor = descriptor;
     // SAFETY: as above.
     unsafe { call.describe(kind, record.header()) };
+    finish_state(record, connect, call.result, &request)
+}
+
+#[inline(always)]
+fn finish_state(mut record: Record<Socket>, connect: bool, result: i64, request: &Request) -> Result<(), Loss> {
+    // SAFETY: as in `state`.
+    let body = unsafe { &mut *record.body() };
     if body.family == AF_UNIX {
         if !connect {
             return Ok(());
         }
-        // `struct sockaddr_un`: family, then up to 108 bytes of path.
-        let len = call.third().saturating_sub(2);
-        record.begin();
-        if len > 0 && len <= 108 {
-            record.user_bytes::<127>(call.second() + 2, len);
-        }
-        record.end(&raw mut body.data);
+        append_passed(&mut record, request.args[1], request.args[2])?;
     } else if body.family != AF_INET && body.family != AF_INET6 {
         return Ok(());
-    } else if connect && call.result < 0 && call.result != EINPROGRESS && take_passed(call.second(), body) {
+    } else if connect && result < 0 && result != EINPROGRESS && take_passed(request.args[1], body) {
         // A failed connect leaves no remote end in the socket.
         record.flag(flags::ADDRESS_PASSED);
     }
     record.submit(Ring::Process)
 }
 
-/// One datagram: where its bytes are and where it goes, as the process passed them.
-struct Message {
-    address: u64,
-    buffer: u64,
-    len: u64,
+/// Takes the remote end from the address that the process passed, of a UNIX socket its name.
+#[inline(always)]
+pub(crate) fn append_passed(record: &mut Record<Socket>, address: u64, len: u64) -> Result<(), Loss> {
+    // SAFETY: the body lies in scratch memory, which this program alone uses until it ends.
+    let body = unsafe { &mut *record.body() };
+    if body.family != AF_UNIX {
+        take_passed(address, body);
+        return Ok(());
+    }
+    // `struct sockaddr_un`: family, then up to 108 bytes of path.
+    let len = len.saturating_sub(2);
+    record.begin();
+    if len > 0 && len <= 108 {
+        record.user_bytes::<127>(address + 2, len);
+    }
+    record.end(&raw mut body.data);
+    Ok(())
 }
 
-/// `sendto`, `sendmsg`, `sendmmsg`, for datagrams to port 53.
+/// One message: where its bytes are and where it goes, as the process passed them.
+struct Message {
+    address: u64,
+    /// The first two parts of it.
+    parts: [(u64, u64); 2],
+}
+
+impl Message {
+    /// From one buffer.
+    #[inline(always)]
+    fn plain(address: u64, buffer: u64, len: u64) -> Self {
+        Self {
+            address,
+            parts: [(buffer, len), (0, 0)],
+        }
+    }
+
+    /// From an array of `struct iovec`.
+    #[inline(always)]
+    fn gathered(address: u64, vectors: u64, count: u64, compat: bool) -> Option<Self> {
+        if count == 0 {
+            return None;
+        }
+        let mut parts = [(0, 0); 2];
+        if compat {
+            let [buffer, len] = read_user::<[u32; 2]>(vectors)?;
+            parts[0] = (u64::from(buffer), u64::from(len));
+            if count > 1 {
+                let [buffer, len] = read_user::<[u32; 2]>(vectors + 8)?;
+                parts[1] = (u64::from(buffer), u64::from(len));
+            }
+        } else {
+            let [buffer, len] = read_user::<[u64; 2]>(vectors)?;
+            parts[0] = (buffer, len);
+            if count > 1 {
+                let [buffer, len] = read_user::<[u64; 2]>(vectors + 16)?;
+                parts[1] = (buffer, len);
+            }
+        }
+        Some(Self { address, parts })
+    }
+
+    /// From a `struct msghdr`: msg_name, msg_namelen (padded), msg_iov, msg_iovlen.
+    #[inline(always)]
+    fn of_header(header: u64, compat: bool) -> Option<Self> {
+        if compat {
+            let [address, _, vectors, count] = read_user::<[u32; 4]>(header)?;
+            Self::gathered(u64::from(address), u64::from(vectors), u64::from(count), true)
+        } else {
+            let [address, _, vectors, count] = read_user::<[u64; 4]>(header)?;
+            Self::gathered(address, vectors, count, false)
+        }
+    }
+
+    /// Of the call, by what the table says it is; the `index`th of several.
+    #[inline(always)]
+    fn of(call: &Call, action: u32, index: u32) -> Option<Self> {
+        if action == Action::SendTo as u32 || action == Action::ReceiveFrom as u32 {
+            Some(Self::plain(call.fifth(), call.second(), call.third()))
+        } else if action == Action::Write as u32 || action == Action::Read as u32 {
+            Some(Self::plain(0, call.second(), call.third()))
+        } else if action == Action::WriteVector as u32 {
+            Self::gathered(0, call.second(), call.third(), call.compat)
+        } else {
+            let stride = MMSGHDR_BYTES[usize::from(call.compat)];
+            Self::of_header(call.second() + u64::from(index) * stride, call.compat)
+        }
+    }
+}
+
+/// `sendto`, `sendmsg`, `sendmmsg`; `write` and `writev` where no other hook shows them.
 #[inline(always)]
 pub(crate) fn send(call: &Call) -> Result<(), Loss> {
     if call.result < 0 {
         return Ok(());
     }
-    let descriptor = call.first() as u32;
-    let Some(sock) = sock(call, descriptor)? else {
-        return Ok(());
-    };
-    let mut record = Record::<Socket>::of_syscall()?;
+    match of_file(call.task.file(call.first() as u32)?)? {
+        Some(sock) => sent(call, sock, Record::of_syscall()?),
+        None => Ok(()),
+    }
+}
+
+#[inline(always)]
+fn sent(call: &Call, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    *body = Socket {
-        result: call.result as i32,
-        descriptor,
-        ..Socket::default()
-    };
     describe(sock, body)?;
+    body.result = call.result as i32;
+    body.descriptor = call.first() as u32;
     let peer_port = body.remote_port;
-    if body.protocol != IPPROTO_UDP {
+    let stream = body.protocol == IPPROTO_TCP;
+    if (body.family != AF_INET && body.family != AF_INET6) || (stream && peer_port != DNS_PORT && peer_port != TLS_PORT)
+    {
         return Ok(());
     }
     // SAFETY: as above.
     unsafe { call.describe(Kind::Send, record.header()) };
     let action = file::action(call);
-    if action != Action::SendTo as u32 && call.compat {
-        return Err(Loss::MessageSkipped);
-    }
     let many = action == Action::SendMmsg as u32;
     for index in 0..MESSAGES_MAX {
         if index > 0 && (!many || i64::from(index) >= call.result) {
             return Ok(());
         }
-        let message = if action == Action::SendTo as u32 {
-            Message {
-                address: call.fifth(),
-                buffer: call.second(),
-                len: call.third(),
-            }
-        } else {
-            message(call.second() + u64::from(index) * MMSGHDR_BYTES).ok_or(Loss::ReadFailed)?
-        };
+        let message = Message::of(call, action, index).ok_or(Loss::ReadFailed)?;
         // An address that is passed goes before the peer of a connected socket.
-        if message.address != 0 {
-            if !take_passed(message.address, body) || body.remote_port != DNS_PORT {
+        if message.address != 0 && !stream {
+            if !take_passed(message.address, body) {
                 continue;
             }
             record.flag(flags::ADDRESS_PASSED);
-        } else if peer_port != DNS_PORT {
-            continue;
+        } else {
+            body.remote_port = peer_port;
         }
         record.restart();
         record.begin();
-        if !record.user_bytes::<{ PAYLOAD_BYTES_MAX as u32 - 1 }>(message.buffer, message.len) {
-            record.flag(flags::FAULT);
+        if body.remote_port == DNS_PORT {
+            append_message(&mut record, &message);
+        } else if stream {
+            if !is_client_hello(message.parts[0].0) {
+                continue;
+            }
+            append_message(&mut record, &message);
+        } else if let Recent::Reported = file::recent(call.task, &peer(sock, body)) {
+            continue;
         }
         record.end(&raw mut body.data);
         record.submit(Ring::Process)?;
@@ -235,14 +372,204 @@ pub(crate) fn send(call: &Call) -> Result<(), Loss> {
     Ok(())
 }
 
-/// Reads a `struct msghdr` of a 64-bit caller and its first `struct iovec`.
+/// Datagrams of one socket to one peer are equal.
 #[inline(always)]
-fn message(header: u64) -> Option<Message> {
-    // msg_name, msg_namelen (padded), msg_iov, msg_iovlen.
-    let [address, _, vectors, count] = read_user::<[u64; 4]>(header)?;
-    if count == 0 {
-        return None;
+fn peer(sock: u64, body: &Socket) -> Key {
+    let halves = body.remote.as_chunks::<8>().0;
+    Key {
+        object: sock,
+        place: u64::from_ne_bytes(halves[0]).rotate_left(1) ^ u64::from_ne_bytes(halves[1]),
+        how: u64::from(body.remote_port),
     }
-    let [buffer, len] = read_user::<[u64; 2]>(vectors)?;
-    Some(Message { address, buffer, len })
+}
+
+#[inline(always)]
+fn append_message(record: &mut Record<Socket>, message: &Message) {
+    const MAX: u32 = PAYLOAD_BYTES_MAX as u32 - 1;
+    let [(first, first_len), (second, second_len)] = message.parts;
+    if !record.user_bytes::<MAX>(first, first_len) || (second_len > 0 && !record.user_bytes::<MAX>(second, second_len))
+    {
+        record.flag(flags::FAULT);
+    }
+}
+
+/// Whether a TLS client begins to speak: record of a handshake, version 3, handshake message `ClientHello` (RFC 8446).
+#[inline(always)]
+fn is_client_hello(buffer: u64) -> bool {
+    let Some(head) = read_user::<[u8; 6]>(buffer) else {
+        return false;
+    };
+    head[0] == 0x16 && head[1] == 3 && head[5] == 1
+}
+
+/// `recvfrom`, `recvmsg`; `read` where no other hook shows it. For what comes from port 53.
+#[inline(always)]
+pub(crate) fn receive(call: &Call) -> Result<(), Loss> {
+    if call.result <= 0 {
+        return Ok(());
+    }
+    match of_file(call.task.file(call.first() as u32)?)? {
+        Some(sock) => received(call, sock, Record::of_syscall()?),
+        None => Ok(()),
+    }
+}
+
+#[inline(always)]
+fn received(call: &Call, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
+    let family: u16 = read(sock, offset!(sock_family))?;
+    if family != AF_INET && family != AF_INET6 {
+        return Ok(());
+    }
+    let peer_port = u16::from_be(read(sock, offset!(sock_remote_port))?);
+    let passed = peer_port == 0;
+    if !passed && peer_port != DNS_PORT {
+        return Ok(());
+    }
+    let mut message = Message::of(call, file::action(call), 0).ok_or(Loss::ReadFailed)?;
+    // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
+    let body = unsafe { &mut *record.body() };
+    describe(sock, body)?;
+    body.result = call.result as i32;
+    body.descriptor = call.first() as u32;
+    // SAFETY: as above.
+    unsafe { call.describe(Kind::Receive, record.header()) };
+    if passed {
+        if message.address == 0 || !take_passed(message.address, body) || body.remote_port != DNS_PORT {
+            return Ok(());
+        }
+        record.flag(flags::ADDRESS_PASSED);
+    }
+    // The buffer is larger than what came.
+    let came = call.result as u64;
+    if message.parts[0].1 > came {
+        message.parts[0].1 = came;
+    }
+    message.parts[1] = (0, 0);
+    record.begin();
+    append_message(&mut record, &message);
+    record.end(&raw mut body.data);
+    record.submit(Ring::Process)
+}
+
+/// `sock_send_length(sk, ret, flags)`, since 6.3: whatever reached a socket by other calls than those of sockets.
+#[inline(always)]
+pub(crate) fn sent_otherwise(ctx: &BtfTracePointContext) -> Result<(), Loss> {
+    other_way(ctx, sent, Action::Write, Action::WriteVector)
+}
+
+/// `sock_recv_length(sk, ret, flags)`, likewise.
+#[inline(always)]
+pub(crate) fn received_otherwise(ctx: &BtfTracePointContext) -> Result<(), Loss> {
+    other_way(ctx, received, Action::Read, Action::Read)
+}
+
+/// The first argument of a tracepoint as a bare address, which the verifier lets us count with.
+#[inline(always)]
+fn first_argument(ctx: &BtfTracePointContext) -> Result<u64, Loss> {
+    read(ctx.as_ptr() as u64, 0)
+}
+
+#[inline(always)]
+fn other_way(
+    ctx: &BtfTracePointContext,
+    look: fn(&Call, u64, Record<Socket>) -> Result<(), Loss>,
+    one: Action,
+    other: Action,
+) -> Result<(), Loss> {
+    let sock = first_argument(ctx)?;
+    let result = i64::from(ctx.arg::<i32>(1));
+    if result <= 0 || constant(&SETTINGS.task_registers) == 0 {
+        return Ok(());
+    }
+    let port = u16::from_be(read(sock, offset!(sock_remote_port))?);
+    if port != DNS_PORT && port != TLS_PORT {
+        return Ok(());
+    }
+    let call = Call::of_current(result);
+    let action = file::action(&call);
+    if (action != one as u32 && action != other as u32) || !wanted(call.task.pid()) {
+        return Ok(());
+    }
+    look(&call, sock, Record::of_socket()?)
+}
+
+#[repr(C)]
+struct SocketRecord {
+    header: Header,
+    body: Socket,
+}
+
+#[repr(C)]
+struct EndedRecord {
+    header: Header,
+    body: Ended,
+}
+
+/// `inet_sock_set_state(sk, old, new)`: connections that no `connect` call shows, and ends of connections. May run in an
+/// interrupt, so that it must not use the scratch memory of the others.
+#[inline(always)]
+pub(crate) fn change(ctx: &BtfTracePointContext) -> Result<(), Loss> {
+    // TCP states (include/net/tcp_states.h).
+    const SYN_SENT: i32 = 2;
+    const CLOSE: i32 = 7;
+    const LISTEN: i32 = 10;
+    let sock = first_argument(ctx)?;
+    let old = ctx.arg::<i32>(1);
+    let new = ctx.arg::<i32>(2);
+    if new == SYN_SENT {
+        return connecting(sock);
+    }
+    if new != CLOSE || old == SYN_SENT || old == LISTEN || old == CLOSE {
+        return Ok(());
+    }
+    let mut record = EndedRecord {
+        header: Header::default(),
+        body: Ended::default(),
+    };
+    ends(sock, &mut record.body.ends)?;
+    if record.body.ends.protocol != IPPROTO_TCP {
+        return Ok(());
+    }
+    record.body.socket = sock;
+    if offset!(tcp_received) != ABSENT as usize {
+        record.body.received = read(sock, offset!(tcp_received))?;
+    }
+    if offset!(tcp_acknowledged) != ABSENT as usize {
+        record.body.sent = read(sock, offset!(tcp_acknowledged))?;
+    }
+    // SAFETY: the header is ours.
+    unsafe { Task::current().describe(Kind::Ended, &raw mut record.header) };
+    // SAFETY: the record begins with a header, and both parts are free of padding by construction.
+    unsafe { emit::submit(Ring::Process, &mut record) }
+}
+
+/// A TCP connection begins: reported here when no call shows it that is reported at its end, as with io_uring and
+/// `MSG_FASTOPEN`.
+#[inline(always)]
+fn connecting(sock: u64) -> Result<(), Loss> {
+    let task = Task::current();
+    if !wanted(task.pid()) {
+        return Ok(());
+    }
+    let Some(number) = task.current_call() else {
+        return Ok(());
+    };
+    let action = file::action_of(number as u32, task.is_compat());
+    let io_uring = task.is_io_worker();
+    if !io_uring && (action == Action::Connect as u32 || action == Action::SocketCall as u32) {
+        return Ok(());
+    }
+    let mut record = SocketRecord {
+        header: Header::default(),
+        body: Socket::default(),
+    };
+    describe(sock, &mut record.body)?;
+    // SAFETY: the header is ours.
+    unsafe { task.describe(Kind::Connect, &raw mut record.header) };
+    record.header.flags |= flags::RESULT_UNKNOWN;
+    if io_uring || action == 0 {
+        record.header.flags |= flags::IO_URING;
+    }
+    // SAFETY: the record begins with a header, and both parts are free of padding by construction.
+    unsafe { emit::submit(Ring::Process, &mut record) }
 }

@@ -75,6 +75,25 @@ pub struct SyscallTable {
     pub actions: [u32; SYSCALLS_MAX],
 }
 
+/// Opcodes of io_uring that can be told apart; a power of two.
+pub const URING_OPCODES_MAX: usize = 128;
+
+/// For each opcode of io_uring, the number of the native call that does the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct UringTable {
+    /// 0: not looked at. The number of `io_uring_enter`: recorded as a call of that, whose first argument is the opcode,
+    /// whose second is the descriptor, and whose third is 1 when that is a place in the ring's own table.
+    pub calls: [u16; URING_OPCODES_MAX],
+}
+
+impl UringTable {
+    /// A table that looks at nothing.
+    pub const EMPTY: Self = Self {
+        calls: [0; URING_OPCODES_MAX],
+    };
+}
+
 /// Shapes by their number.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -91,6 +110,15 @@ impl ShapeTable {
 }
 
 impl SyscallTable {
+    /// Bit of [`Self::actions`]: a native call whose path is its second argument, relative to the directory in the first.
+    /// The next bit says the same of the 32-bit call.
+    pub const AT: u32 = 1 << 16;
+    /// Bit of [`Self::actions`]: a native call that takes no path. The next bit says the same of the 32-bit call.
+    pub const HANDLE: u32 = 1 << 18;
+
+    /// Bit of [`Self::actions`]: a native call that submits to io_uring. The next bit says the same of the 32-bit call.
+    pub const IO_URING: u32 = 1 << 20;
+
     /// A table that looks at nothing.
     pub const EMPTY: Self = Self {
         actions: [0; SYSCALLS_MAX],

@@ -46,6 +46,8 @@ pub enum Body {
     Receive(Socket),
     /// A TCP connection ended.
     Ended(Ended),
+    /// A socket was given a local address.
+    Bind(Socket),
     /// What the kernel resolved the paths of the thread's next record to.
     Resolved(Resolved),
 }
@@ -88,6 +90,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         Kind::Call => split(rest, Body::Call)?,
         Kind::Receive => split(rest, Body::Receive)?,
         Kind::Ended => split(rest, Body::Ended)?,
+        Kind::Bind => split(rest, Body::Bind)?,
         Kind::Resolved => split(rest, Body::Resolved)?,
     };
     Ok(Record { header, body, data })

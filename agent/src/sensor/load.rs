@@ -260,6 +260,7 @@ impl Loaded {
             .collect();
         let syscalls = syscalls::table(&served, |_| true);
         let shapes = syscalls::shape_table();
+        let uring = syscalls::uring_table();
         let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
         // Each of these three reads all of the kernel's type information, one of them inside aya, where it cannot be
         // turned off: so side by side.
@@ -282,6 +283,7 @@ impl Loaded {
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("SETTINGS", settings.as_bytes(), true)
             .override_global("SHAPES", shapes.as_bytes(), true)
+            .override_global("URING", uring.as_bytes(), true)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .load(OBJECT)
             .map_err(|error| SensorError::Object(chain(&error)))?;
@@ -399,7 +401,7 @@ fn settings(config: &SensorConfig, features: offsets::Features) -> Settings {
         task_registers: u32::from(features.task_registers),
         lsm: 0,
         generation: 0,
-        reserved: 0,
+        socket_lengths: 0,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One table per architecture; another is another table.
 
-use staghound_ebpf::{Action, SHAPES_MAX, SYSCALLS_MAX, Shape, ShapeTable, SyscallTable, Wanted};
+use staghound_ebpf::{Action, SHAPES_MAX, SYSCALLS_MAX, Shape, ShapeTable, SyscallTable, UringTable, Wanted};
 
 use crate::sensor::syscalls::Does::{Own, Shaped};
 
@@ -300,6 +300,45 @@ const SYSCALLS: &[Syscall] = &[
     both("nfsservctl", Shaped(PLAIN), 180, 169),
 ];
 
+/// `io_uring_enter`, in every ABI.
+const IO_URING_ENTER: usize = 426;
+
+/// Opcodes of io_uring (`enum io_uring_op`, include/uapi/linux/io_uring.h) that have a call that does the same.
+const URING_CALLS: [(usize, &str); 8] = [
+    (16, "connect"),
+    (18, "openat"),
+    (28, "openat2"),
+    (35, "renameat2"),
+    (36, "unlinkat"),
+    (37, "mkdirat"),
+    (38, "symlinkat"),
+    (39, "linkat"),
+];
+
+/// Opcodes that tell nothing: they wait, cancel, count, or manage the ring itself.
+const URING_IDLE: [usize; 23] = [
+    0, 3, 6, 7, 8, 11, 12, 14, 15, 19, 20, 24, 25, 29, 31, 32, 40, 50, 51, 52, 53, 54, 59,
+];
+
+/// What the programs make of each opcode of io_uring.
+#[must_use]
+pub fn uring_table() -> UringTable {
+    let mut table = UringTable::EMPTY;
+    for (opcode, call) in table.calls.iter_mut().enumerate().take(64) {
+        if !URING_IDLE.contains(&opcode) {
+            *call = u16::try_from(IO_URING_ENTER).expect("a small number");
+        }
+    }
+    for (opcode, name) in URING_CALLS {
+        let native = SYSCALLS
+            .iter()
+            .find(|syscall| syscall.name == name)
+            .and_then(|syscall| syscall.native);
+        table.calls[opcode] = native.expect("these are in the table");
+    }
+    table
+}
+
 /// The shapes of the table, each once, in the order of their numbers.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
@@ -329,6 +368,7 @@ pub fn shape_table() -> ShapeTable {
 pub fn table(served: &[Action], wanted: impl Fn(&str) -> bool) -> SyscallTable {
     let shapes = shapes();
     let mut table = SyscallTable::EMPTY;
+    table.actions[IO_URING_ENTER] = SyscallTable::IO_URING | SyscallTable::IO_URING << 1;
     for syscall in SYSCALLS.iter().filter(|syscall| wanted(syscall.name)) {
         let (action, number) = match syscall.does {
             Own(action) => (action, action as u8),
@@ -346,11 +386,18 @@ pub fn table(served: &[Action], wanted: impl Fn(&str) -> bool) -> SyscallTable {
         if !served.contains(&action) {
             continue;
         }
+        let form = match syscall.name {
+            "openat" | "openat2" => SyscallTable::AT,
+            "open_by_handle_at" => SyscallTable::HANDLE,
+            _ => 0,
+        };
         for native in [syscall.native, syscall.x32].into_iter().flatten() {
             table.native(usize::from(native), number);
+            table.actions[usize::from(native)] |= form;
         }
         if let Some(compat) = syscall.compat {
             table.compat(usize::from(compat), number);
+            table.actions[usize::from(compat)] |= form << 1;
         }
     }
     table
@@ -373,6 +420,9 @@ pub fn name(number: u32, compat: bool) -> Option<&'static str> {
             if let Some(number) = syscall.compat {
                 names[1][usize::from(number)] = Some(syscall.name);
             }
+        }
+        for names in &mut names {
+            names[IO_URING_ENTER] = Some("io_uring_enter");
         }
         names
     });

@@ -1,0 +1,79 @@
+//! Paths as the kernel resolved them, from LSM hooks: they run just before the kernel acts, so that neither another
+//! thread nor a symbolic link can make the record tell of another file.
+
+use crate::{
+    emit::Record,
+    file,
+    kernel::{File, Task, read},
+    offset, path, wanted,
+};
+use staghound_ebpf::{Kind, Loss, Open, Resolved, Ring, flags};
+
+/// A path: `struct vfsmount *` and `struct dentry *`.
+type Place = (u64, u64);
+
+/// What a `struct path *` points to.
+#[inline(always)]
+pub(crate) fn place(path: *const u8) -> Result<Place, Loss> {
+    Ok((
+        read(path as u64, offset!(path_mount))?,
+        read(path as u64, offset!(path_dentry))?,
+    ))
+}
+
+/// An entry of a directory that is given as a `struct path *`.
+#[inline(always)]
+pub(crate) fn entry(directory: *const u8, dentry: *const u8) -> Result<Place, Loss> {
+    Ok((read(directory as u64, offset!(path_mount))?, dentry as u64))
+}
+
+/// Reports one place, or two.
+#[inline(always)]
+pub(crate) fn report(first: Result<Place, Loss>, second: Option<Result<Place, Loss>>) -> Result<(), Loss> {
+    let task = Task::current();
+    if !wanted(task.pid()) {
+        return Ok(());
+    }
+    let mut record = Record::<Resolved>::of_resolved()?;
+    // SAFETY: header and body lie in scratch memory.
+    unsafe { task.describe(Kind::Resolved, record.header()) };
+    let body = record.body();
+    // SAFETY: as above.
+    unsafe { body.write(Resolved::default()) };
+    let (mount, dentry) = first?;
+    // SAFETY: as above.
+    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).path })?;
+    if let Some(second) = second {
+        let (mount, dentry) = second?;
+        // SAFETY: as above.
+        path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).new_path })?;
+    }
+    record.submit(Ring::File)
+}
+
+/// `file_open(file)`, for what io_uring opens: no call ends that would show it.
+#[inline(always)]
+pub(crate) fn open(file: *const u8) -> Result<(), Loss> {
+    let task = Task::current();
+    let by_io_uring = task.is_io_worker()
+        || task
+            .current_call()
+            .is_some_and(|number| file::is_io_uring_enter(number as u32, task.is_compat()));
+    if !by_io_uring || !wanted(task.pid()) {
+        return Ok(());
+    }
+    let file = File::at(file as u64);
+    let mut record = Record::<Open>::of_resolved()?;
+    if !file::describe_open(&record, task, file)? {
+        return Ok(());
+    }
+    // SAFETY: the header lies in scratch memory.
+    unsafe { task.describe(Kind::Open, record.header()) };
+    record.flag(flags::IO_URING | flags::RESULT_UNKNOWN);
+    let body = record.body();
+    // SAFETY: the body lies in scratch memory.
+    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
+        &raw mut (*body).path
+    })?;
+    record.submit(Ring::File)
+}
