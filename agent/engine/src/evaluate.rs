@@ -268,7 +268,8 @@ pub(crate) fn alike<'v>(
     }
 }
 
-fn accepts_value(test: &Test, value: Value<'_>, field: &FieldRef) -> bool {
+/// Whether a test accepts a value. One that compares fields needs the event, so it accepts none.
+pub(crate) fn accepts_value(test: &Test, value: Value<'_>, field: &FieldRef) -> bool {
     let mut buffer = Vec::new();
     match test {
         Test::Exists => true,

@@ -94,6 +94,41 @@ impl Glob {
     }
 }
 
+impl Glob {
+    /// Components that a path must have to match: the bytes between two slashes, or between a slash and an end of the
+    /// pattern, where no wildcard is among them.
+    pub(crate) fn components(&self) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        let last = self.parts.len() - 1;
+        for (at, part) in self.parts.iter().enumerate() {
+            // A star before or after the part stands for any bytes, slashes included.
+            let mut component = (at == 0).then(Vec::new);
+            for token in &part.tokens {
+                match (token, &mut component) {
+                    (Token::Byte(b'/'), _) => found.extend(component.replace(Vec::new())),
+                    (Token::Byte(byte), Some(component)) => component.push(*byte),
+                    (Token::Byte(_), None) => {}
+                    (Token::Any | Token::Class { .. }, _) => component = None,
+                }
+            }
+            found.extend(component.filter(|_| at == last));
+        }
+        found
+    }
+
+    /// The bytes that a text must end with to match.
+    pub(crate) fn ending(&self) -> Vec<u8> {
+        let tokens = self.parts.last().map_or(&[][..], |part| &part.tokens);
+        let bytes = tokens.iter().rev().map_while(|token| match token {
+            Token::Byte(byte) => Some(*byte),
+            Token::Any | Token::Class { .. } => None,
+        });
+        let mut bytes: Vec<u8> = bytes.collect();
+        bytes.reverse();
+        bytes
+    }
+}
+
 impl Part {
     fn begins(&self, text: &[u8], fold: bool) -> bool {
         text.len() >= self.tokens.len()
@@ -227,6 +262,24 @@ mod tests {
                 expected,
                 "{pattern} {text}"
             );
+        }
+        for (pattern, components, ending) in [
+            ("/home/*/.ssh/*", &["home", ".ssh"][..], ""),
+            ("*.pth", &[], ".pth"),
+            ("/etc/cron.d/?x", &["etc", "cron.d"], "x"),
+            ("a/b", &["a", "b"], "a/b"),
+            ("*/b", &["b"], "/b"),
+            ("a*/b*/c[x]/d", &["d"], "/d"),
+        ] {
+            let glob = Glob::new(pattern.as_bytes(), false);
+            let found = glob.components();
+            let found: Vec<&[u8]> = found
+                .iter()
+                .map(Vec::as_slice)
+                .filter(|found| !found.is_empty())
+                .collect();
+            let expected: Vec<&[u8]> = components.iter().map(|component| component.as_bytes()).collect();
+            assert_eq!((found, &*glob.ending()), (expected, ending.as_bytes()), "{pattern}");
         }
         assert!(Glob::new(b"*.EXE", true).is_match(b"A.exe"));
         assert!(Glob::new(b"[A-C]*", true).is_match(b"b"));

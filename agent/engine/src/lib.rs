@@ -9,6 +9,7 @@
 pub mod attack;
 mod check;
 pub mod compile;
+pub mod demand;
 pub mod diagnostic;
 mod evaluate;
 pub mod event;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::attack::{self, Lookup, Technique};
 use crate::check::{Checked, Checker};
 use crate::compile::{Program, Scratch};
+use crate::demand::Demand;
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::evaluate;
 use crate::event::{Event, KindSet};
@@ -229,6 +230,12 @@ impl Ruleset {
     /// The kinds of event that some rule needs.
     pub fn kinds(&self) -> KindSet {
         self.kinds
+    }
+
+    /// What the kernel must report for these rules.
+    pub fn demand(&self) -> Demand {
+        let rules = self.rules.iter().map(|rule| (&*rule.id, rule.kinds, rule.node));
+        Demand::of(&self.graph, rules)
     }
 
     /// Calls `found` with every rule that matches the event, in the order of definition.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use staghound_engine::compile::Scratch;
+use staghound_engine::demand::{Access, AccessSet, Opens};
 use staghound_engine::event::{Event, EventKind, Value};
 use staghound_engine::example::ExampleEvent;
 use staghound_engine::field::{Field, FieldRef};
@@ -23,6 +24,15 @@ const PATHS: &[&str] = &[
     "/tmp/x.SO",
     "rel",
     "",
+    "/home/me/.ssh/id_rsa.pub",
+    "/.ssh/",
+    "/etc/",
+    ".SO",
+    "id_rsa",
+    "shadow",
+    "/home/*/.ssh/*",
+    "*.S[MNO]",
+    "/etc/shado?",
 ];
 const ADDRESSES: &[&str] = &["10.0.0.1", "10.1.2.3", "127.0.0.1", "fd00::1", "::ffff:10.0.0.1"];
 
@@ -50,6 +60,8 @@ fn check() -> impl Strategy<Value = String> {
     let path_field = prop::sample::select(vec![
         "fd.name",
         "fd.directory",
+        "fd.filename",
+        "tolower(fd.filename)",
         "proc.exepath",
         "proc.aexepath",
         "fs.path.name",
@@ -93,22 +105,24 @@ fn check() -> impl Strategy<Value = String> {
             .prop_map(move |(f, o, v)| format!("{f} {o} ({})", list(v))),
         (prop_oneof![name_field, path_field]).prop_map(|f| format!("{f} exists")),
         (
-            prop::sample::select(vec![
-                "proc.pid",
-                "evt.rawres",
-                "proc.apid",
-                "fd.sport",
-                "fd.port",
-                "len(proc.name)"
-            ]),
-            number_operator,
-            0..6
+            prop::sample::select(vec!["proc.pid", "evt.rawres", "fd.num", "proc.apid", "len(proc.name)"]),
+            number_operator.clone(),
+            -2..6
         )
+            .prop_map(|(f, o, v)| format!("{f} {o} {v}")),
+        (prop::sample::select(vec!["fd.sport", "fd.port"]), number_operator, 0..6)
             .prop_map(|(f, o, v)| format!("{f} {o} {v}")),
         prop::collection::vec(prop::sample::select(types), 1..5)
             .prop_map(|v| format!("evt.type in ({})", v.join(", "))),
         (
-            prop::sample::select(vec!["evt.is_open_read", "proc.is_exe_from_memfd"]),
+            prop::sample::select(vec![
+                "evt.is_open_read",
+                "evt.is_open_write",
+                "evt.is_open_create",
+                "evt.is_open_exec",
+                "evt.failed",
+                "proc.is_exe_from_memfd"
+            ]),
             any::<bool>()
         )
             .prop_map(|(f, v)| format!("{f} = {v}")),
@@ -144,7 +158,11 @@ fn event() -> impl Strategy<Value = ExampleEvent> {
     let name = || prop::option::of(prop::sample::select(NAMES));
     let path = || prop::option::of(prop::sample::select(PATHS));
     (
-        prop::sample::select(types),
+        // Half of them of the kinds with the most fields.
+        prop_oneof![
+            prop::sample::select(types),
+            prop::sample::select(vec!["openat", "openat", "open", "execve", "connect", "chmod"]),
+        ],
         (
             name(),
             prop::collection::vec(prop::sample::select(NAMES), 0..4),
@@ -155,7 +173,13 @@ fn event() -> impl Strategy<Value = ExampleEvent> {
         (
             prop::option::of(0_i64..6),
             prop::option::of(0_i64..6),
-            any::<bool>(),
+            (
+                any::<bool>(),
+                prop::option::of(any::<bool>()),
+                any::<bool>(),
+                any::<bool>(),
+                prop::option::of(-2_i64..3),
+            ),
             prop::option::of(prop::sample::select(ADDRESSES)),
         ),
         any::<bool>(),
@@ -165,7 +189,7 @@ fn event() -> impl Strategy<Value = ExampleEvent> {
                 event_type,
                 (name, ancestors, cmdline, env),
                 (file, exe, executables),
-                (pid, port, flag, address),
+                (pid, port, (read, write, create, executable, result), address),
                 derived,
             )| {
                 let mut event = ExampleEvent::new(event_type).unwrap();
@@ -188,11 +212,18 @@ fn event() -> impl Strategy<Value = ExampleEvent> {
                 set(&mut event, FieldRef::plain(Field::ProcPid), pid.map(Value::Number));
                 set(&mut event, FieldRef::key(Field::EvtArg, "mode"), pid.map(Value::Number));
                 set(&mut event, FieldRef::plain(Field::FdSport), port.map(Value::Number));
-                set(
-                    &mut event,
-                    FieldRef::plain(Field::EvtIsOpenRead),
-                    Some(Value::Flag(flag)),
-                );
+                for (field, is) in [
+                    (Field::EvtIsOpenRead, Some(read)),
+                    (Field::EvtIsOpenWrite, write),
+                    (Field::EvtIsOpenCreate, Some(create)),
+                    (Field::EvtIsOpenExec, Some(create && executable)),
+                    (Field::EvtFailed, result.map(|result| result < 0)),
+                ] {
+                    set(&mut event, FieldRef::plain(field), is.map(Value::Flag));
+                }
+                for field in [Field::EvtRawres, Field::FdNum] {
+                    set(&mut event, FieldRef::plain(field), result.map(Value::Number));
+                }
                 set(
                     &mut event,
                     FieldRef::plain(Field::FdSip),
@@ -250,6 +281,57 @@ proptest! {
                 let mut output = String::new();
                 rule.output.render(event, &mut output);
                 prop_assert!(!ruleset.explain(rule, event).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_rule_matches_is_demanded(
+        conditions in prop::collection::vec(condition(), 1..6),
+        events in prop::collection::vec(event(), 1..40),
+    ) {
+        let text = rules(&conditions);
+        let ruleset = match load(&[Source { name: "random.yaml", text: &text }]) {
+            Ok(loaded) => loaded.ruleset,
+            Err(errors) => panic!("{errors}\n{text}"),
+        };
+        let demand = ruleset.demand();
+        let plain = |field: Field| FieldRef::plain(field);
+        for event in &events {
+            let matching: Vec<_> = ruleset.rules().iter().filter(|rule| ruleset.interpret(rule, event)).collect();
+            if matching.is_empty() {
+                continue;
+            }
+            let Some(Value::Text(event_type)) = event.value(&plain(Field::EvtType)) else {
+                panic!("an event without a type");
+            };
+            let event_type = std::str::from_utf8(event_type).unwrap();
+            prop_assert!(demand.wants(event_type), "{:?}\n{}", event, text);
+            let reasons: Vec<_> = demand.reasons(event_type).collect();
+            let is = |field| event.value(&plain(field)) == Some(Value::Flag(true));
+            let access = Access {
+                read: is(Field::EvtIsOpenRead),
+                write: is(Field::EvtIsOpenWrite),
+                create: is(Field::EvtIsOpenCreate),
+                failed: matches!(event.value(&plain(Field::EvtRawres)), Some(Value::Number(result)) if result < 0),
+            };
+            let fd_name = plain(Field::FdName);
+            let path = match event.value(&fd_name) {
+                Some(Value::Text(path)) => path,
+                _ => b"",
+            };
+            if event.kind() == EventKind::Open {
+                prop_assert!(demand.opens(access).admits(path), "{:?}\n{}", event, text);
+            }
+            for rule in matching {
+                let reason = reasons.iter().find(|reason| *reason.rule == *rule.id);
+                let Some(reason) = reason else {
+                    panic!("no reason for {}\n{text}", rule.id);
+                };
+                if event.kind() == EventKind::Open {
+                    let admits = |(accesses, opens): &(AccessSet, Opens)| accesses.contains(access) && opens.admits(path);
+                    prop_assert!(reason.opens.iter().any(admits), "{:?}\n{}", event, text);
+                }
             }
         }
     }
