@@ -51,26 +51,35 @@ static REQUEST_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 
 #[map]
 static SOCKET_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// For LSM programs: several, and the kernel may preempt one for another. See [`alone`].
-#[map]
-static RESOLVED_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// LSM programs that may be under way on one processor: the kernel may preempt one for another, and does not keep the
+/// same one from running again meanwhile.
+const NESTED_MAX: u32 = 4;
 
-/// Runs an LSM program's body while no other on this processor uses their memory; counts a loss if one does.
+/// For LSM programs. See [`alone`].
+#[map]
+static RESOLVED_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(NESTED_MAX, 0);
+
+/// Runs an LSM program's body with memory that no other on this processor uses; counts a loss if all is in use.
 #[inline(always)]
-pub(crate) fn alone(body: impl FnOnce() -> Result<(), Loss>) -> i32 {
-    let Some(scratch) = RESOLVED_SCRATCH.get_ptr_mut(0) else {
+pub(crate) fn alone(body: impl FnOnce(&'static PerCpuArray<Scratch>, u32) -> Result<(), Loss>) -> i32 {
+    let mut free = NESTED_MAX;
+    for place in 0..NESTED_MAX {
+        if let Some(scratch) = RESOLVED_SCRATCH.get_ptr_mut(place)
+            // SAFETY: a valid per-CPU value.
+            && unsafe { read_volatile(&raw const (*scratch).busy) } == 0
+        {
+            free = place;
+        }
+    }
+    let Some(scratch) = RESOLVED_SCRATCH.get_ptr_mut(free) else {
+        count(Loss::ScratchBusy);
         return 0;
     };
     // SAFETY: a valid per-CPU value.
     let busy = unsafe { &raw mut (*scratch).busy };
     // SAFETY: as above.
-    if unsafe { read_volatile(busy) } != 0 {
-        count(Loss::ScratchBusy);
-        return 0;
-    }
-    // SAFETY: as above.
     unsafe { write_volatile(busy, 1) };
-    if let Err(loss) = body() {
+    if let Err(loss) = body(&RESOLVED_SCRATCH, free) {
         count(loss);
     }
     // SAFETY: as above.
@@ -107,10 +116,10 @@ impl<B> Record<B> {
     const FIXED: usize = size_of::<Header>() + size_of::<B>();
 
     #[inline(always)]
-    fn in_scratch(scratch: &PerCpuArray<Scratch>) -> Result<Self, Loss> {
+    pub(crate) fn in_scratch(scratch: &PerCpuArray<Scratch>, place: u32) -> Result<Self, Loss> {
         const { assert!(Self::FIXED <= FIXED_MAX) };
         let record = Self {
-            scratch: scratch.get_ptr_mut(0).ok_or(Loss::ReadFailed)?,
+            scratch: scratch.get_ptr_mut(place).ok_or(Loss::ReadFailed)?,
             body: PhantomData,
         };
         record.set_used(0);
@@ -120,31 +129,25 @@ impl<B> Record<B> {
     /// For the programs behind `sys_exit`.
     #[inline(always)]
     pub(crate) fn of_syscall() -> Result<Self, Loss> {
-        Self::in_scratch(&SYSCALL_SCRATCH)
+        Self::in_scratch(&SYSCALL_SCRATCH, 0)
     }
 
     /// For `io_submit`.
     #[inline(always)]
     pub(crate) fn of_request() -> Result<Self, Loss> {
-        Self::in_scratch(&REQUEST_SCRATCH)
+        Self::in_scratch(&REQUEST_SCRATCH, 0)
     }
 
     /// For `socket_send_length` and `socket_receive_length`.
     #[inline(always)]
     pub(crate) fn of_socket() -> Result<Self, Loss> {
-        Self::in_scratch(&SOCKET_SCRATCH)
-    }
-
-    /// For LSM programs.
-    #[inline(always)]
-    pub(crate) fn of_resolved() -> Result<Self, Loss> {
-        Self::in_scratch(&RESOLVED_SCRATCH)
+        Self::in_scratch(&SOCKET_SCRATCH, 0)
     }
 
     /// For `process_exec`.
     #[inline(always)]
     pub(crate) fn of_exec() -> Result<Self, Loss> {
-        Self::in_scratch(&EXEC_SCRATCH)
+        Self::in_scratch(&EXEC_SCRATCH, 0)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Files: open, rename, unlink, chmod, chdir; all at the end of their system call. And which equal events are counted.
 
 use crate::{
-    SYSCALLS,
+    SYSCALLS, demand,
     emit::{Record, count},
     kernel::{Call, File, Task, read},
     offset, path,
@@ -67,12 +67,18 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
     record.submit(Ring::File)
 }
 
-/// Fills the body of an open from the file; false when an equal one was reported lately.
+/// Fills the body of an open from the file; false when nobody wants it, or an equal one was reported lately.
 #[inline(always)]
 pub(crate) fn describe_open(record: &Record<Open>, task: Task, file: File) -> Result<bool, Loss> {
     let dentry = file.dentry()?;
     let file_mode = file.mode()?;
     let open_flags = file.flags()?;
+    // Numbered as the engine does: read, write, created. A file opened as a mere place is as good as read.
+    let access = file_mode & 3 | u32::from(file_mode & file_mode::CREATED != 0) << 2;
+    if !demand::is_wanted(file, if access == 0 { file_mode::READ } else { access }, renames())? {
+        count(Loss::Unwanted);
+        return Ok(false);
+    }
     let mut suppressed = 0;
     if file_mode & file_mode::CREATED == 0 {
         let hash: u32 = read(dentry, offset!(dentry_hash))?;
@@ -154,11 +160,7 @@ pub(crate) fn recent(task: Task, key: &Key) -> Recent {
     let Some(slot) = RECENT.get_ptr_mut((mixed >> 40) as u32 & (RECENT_OPENS - 1)) else {
         return Recent::Due(0);
     };
-    let Some(renames) = RENAMES.get_ptr(0) else {
-        return Recent::Due(0);
-    };
-    // SAFETY: a valid map value.
-    let renames = unsafe { read_volatile(renames) };
+    let renames = renames();
     // SAFETY: has no preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: a valid per-CPU map value, and programs behind sys_exit do not nest.
@@ -188,6 +190,15 @@ pub(crate) fn recent(task: Task, key: &Key) -> Recent {
     } else {
         suppressed as u32
     })
+}
+
+/// How often names have changed.
+#[inline(always)]
+fn renames() -> u64 {
+    // SAFETY: a valid map value.
+    RENAMES
+        .get_ptr(0)
+        .map_or(0, |renames| unsafe { read_volatile(renames) })
 }
 
 /// Counts a change of names: from then on any path may lead elsewhere.

@@ -47,6 +47,35 @@ pub const PAYLOAD_BYTES_MAX: usize = 512;
 /// How long an equal open by the same process image is counted instead of reported, in nanoseconds.
 pub const DEDUPE_NS: u64 = 1_000_000_000;
 
+/// How many accesses an open can have: to read, to write, created, failed.
+pub const OPEN_ACCESSES: u32 = 16;
+/// Elements of the map `OPEN_WANTED`: one of [`open_demand`] for each access, and 1 in the last while they hold.
+pub const OPEN_DEMAND: u32 = OPEN_ACCESSES + 1;
+/// Most names that make a path wanted.
+pub const WANTED_NAMES_MAX: u32 = 2048;
+/// Bytes of a name that are compared, a NUL included.
+pub const NAME_KEY_BYTES: usize = 16;
+
+/// Which opens of an access are wanted.
+pub mod open_demand {
+    /// None.
+    pub const NONE: u32 = 0;
+    /// Those whose path has one of the names.
+    pub const NAMES: u32 = 1;
+    /// All of them.
+    pub const ALL: u32 = 2;
+}
+
+/// The key of a name in the map `WANTED_NAMES`: its first bytes, filled up with NULs.
+#[must_use]
+pub fn name_key(name: &[u8]) -> [u8; NAME_KEY_BYTES] {
+    let mut key = [0; NAME_KEY_BYTES];
+    for (to, from) in key.iter_mut().zip(name).take(NAME_KEY_BYTES - 1) {
+        *to = *from;
+    }
+    key
+}
+
 /// A name of an environment variable that may leave the kernel, its `=` included, as up to three words to compare.
 #[repr(C)]
 #[derive(

@@ -25,6 +25,7 @@
     reason = "the place of a member and the access to it are one act, proved by one sentence"
 )]
 
+mod demand;
 mod emit;
 mod file;
 mod kernel;
@@ -292,7 +293,7 @@ pub fn io_submit(ctx: BtfTracePointContext) -> i32 {
 /// Reports what io_uring opens.
 #[lsm(hook = "file_open")]
 pub fn lsm_file_open(ctx: LsmContext) -> i32 {
-    emit::alone(|| resolved::open(ctx.arg(0)))
+    emit::alone(|memory, at| resolved::open(memory, at, ctx.arg(0)))
 }
 
 /// Programs on LSM hooks that tell what paths lead to: an entry of a directory, two, or a path.
@@ -301,7 +302,7 @@ macro_rules! before_the_kernel_acts {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name($ctx: LsmContext) -> i32 {
-            emit::alone(|| resolved::report($first, before_the_kernel_acts!(@second $($second)?)))
+            emit::alone(|memory, at| resolved::report(memory, at, $first, before_the_kernel_acts!(@second $($second)?)))
         }
     )*};
     (@second $second:expr) => { Some($second) };

@@ -2,11 +2,12 @@
 //! thread nor a symbolic link can make the record tell of another file.
 
 use crate::{
-    emit::Record,
+    emit::{Record, Scratch},
     file,
     kernel::{File, Task, read},
     offset, path, wanted,
 };
+use aya_ebpf::maps::PerCpuArray;
 use staghound_ebpf::{Kind, Loss, Open, Resolved, Ring, flags};
 
 /// A path: `struct vfsmount *` and `struct dentry *`.
@@ -29,12 +30,17 @@ pub(crate) fn entry(directory: *const u8, dentry: *const u8) -> Result<Place, Lo
 
 /// Reports one place, or two.
 #[inline(always)]
-pub(crate) fn report(first: Result<Place, Loss>, second: Option<Result<Place, Loss>>) -> Result<(), Loss> {
+pub(crate) fn report(
+    memory: &PerCpuArray<Scratch>,
+    at: u32,
+    first: Result<Place, Loss>,
+    second: Option<Result<Place, Loss>>,
+) -> Result<(), Loss> {
     let task = Task::current();
     if !wanted(task.pid()) {
         return Ok(());
     }
-    let mut record = Record::<Resolved>::of_resolved()?;
+    let mut record = Record::<Resolved>::in_scratch(memory, at)?;
     // SAFETY: header and body lie in scratch memory.
     unsafe { task.describe(Kind::Resolved, record.header()) };
     let body = record.body();
@@ -53,7 +59,7 @@ pub(crate) fn report(first: Result<Place, Loss>, second: Option<Result<Place, Lo
 
 /// `file_open(file)`, for what io_uring opens: no call ends that would show it.
 #[inline(always)]
-pub(crate) fn open(file: *const u8) -> Result<(), Loss> {
+pub(crate) fn open(memory: &PerCpuArray<Scratch>, at: u32, file: *const u8) -> Result<(), Loss> {
     let task = Task::current();
     let by_io_uring = task.is_io_worker()
         || task
@@ -63,7 +69,7 @@ pub(crate) fn open(file: *const u8) -> Result<(), Loss> {
         return Ok(());
     }
     let file = File::at(file as u64);
-    let mut record = Record::<Open>::of_resolved()?;
+    let mut record = Record::<Open>::in_scratch(memory, at)?;
     if !file::describe_open(&record, task, file)? {
         return Ok(());
     }

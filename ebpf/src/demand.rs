@@ -1,0 +1,196 @@
+//! Which opens any loaded rule can want, so that the others cost neither a record nor a walk.
+//!
+//! Every rule about opens either wants all of an access or implies that the path has one of some names: a component, or
+//! what the last component ends with from its last dot on. Whether the directory of a file has such a name is remembered.
+
+use crate::{
+    kernel::{File, read},
+    offset,
+};
+use aya_ebpf::{
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use core::ptr::read_volatile;
+use staghound_ebpf::{
+    DEDUPE_NS, Loss, NAME_KEY_BYTES, OPEN_ACCESSES, OPEN_DEMAND, PATH_COMPONENTS_MAX, WANTED_NAMES_MAX, open_demand,
+};
+
+/// By access (`engine::demand::Access::index`): one of [`open_demand`]. The element after them is 1 while this holds.
+#[map]
+static OPEN_WANTED: Array<u32> = Array::with_max_entries(OPEN_DEMAND, 0);
+
+/// Names that make a path wanted, cut and filled up to their key: in the low half the accesses for which a component of
+/// this name does, in the high half those for which the last component's ending does.
+#[map]
+static WANTED_NAMES: HashMap<[u8; NAME_KEY_BYTES], u32> = HashMap::with_max_entries(WANTED_NAMES_MAX, 0);
+
+/// Places in the table of directories; a power of two.
+const DIRECTORIES_MAX: u32 = 1024;
+
+/// A directory whose path was looked at lately.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Directory {
+    dentry: u64,
+    mount: u64,
+    /// Hash of its name: the address alone may be another directory's by now.
+    hash: u64,
+    renames: u64,
+    looked_ns: u64,
+    /// Accesses for which a file in it is wanted.
+    accesses: u64,
+}
+
+#[map]
+static DIRECTORIES: PerCpuArray<Directory> = PerCpuArray::with_max_entries(DIRECTORIES_MAX, 0);
+
+/// Longest name that is looked at for its ending (`NAME_MAX` + 1).
+const NAME_BYTES: usize = 256;
+/// Longest ending that is looked for, its dot included.
+const ENDING_BYTES: usize = 15;
+
+#[map]
+static NAME: PerCpuArray<[u8; NAME_BYTES]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether an open of this file can be wanted; `access` as `engine::demand::Access` numbers it.
+#[inline(always)]
+pub(crate) fn is_wanted(file: File, access: u32, renames: u64) -> Result<bool, Loss> {
+    let element = |index: u32| {
+        // SAFETY: a valid map value.
+        OPEN_WANTED
+            .get_ptr(index)
+            .map_or(open_demand::ALL, |value| unsafe { read_volatile(value) })
+    };
+    if element(OPEN_ACCESSES) == 0 {
+        return Ok(true);
+    }
+    match element(access & (OPEN_ACCESSES - 1)) {
+        open_demand::NONE => return Ok(false),
+        open_demand::NAMES => {}
+        _ => return Ok(true),
+    }
+    let dentry = file.dentry()?;
+    let bit = 1_u32 << (access & (OPEN_ACCESSES - 1));
+    let name: u64 = read(dentry, offset!(dentry_name))?;
+    if component(name) & bit != 0 || ending(name) & bit != 0 {
+        return Ok(true);
+    }
+    let mount = file.mount()?;
+    Ok(directory(read(dentry, offset!(dentry_parent))?, mount, renames)? & bit != 0)
+}
+
+/// Accesses for which a name makes a path wanted.
+#[inline(always)]
+fn lookup(address: u64) -> u32 {
+    let mut key = [0_u8; NAME_KEY_BYTES];
+    // SAFETY: the helper writes at most the key's length.
+    let read =
+        unsafe { bpf_probe_read_kernel_str(key.as_mut_ptr().cast(), NAME_KEY_BYTES as u32, address as *const _) };
+    if read < 0 {
+        return u32::MAX;
+    }
+    // SAFETY: a valid map value.
+    WANTED_NAMES
+        .get_ptr(&key)
+        .map_or(0, |bits| unsafe { read_volatile(bits) })
+}
+
+#[inline(always)]
+fn component(name: u64) -> u32 {
+    lookup(name) & 0xffff
+}
+
+/// Accesses for which what a name ends with makes its path wanted.
+#[inline(always)]
+fn ending(name: u64) -> u32 {
+    let Some(text) = NAME.get_ptr_mut(0) else {
+        return u32::MAX;
+    };
+    // SAFETY: a valid per-CPU value of that length.
+    let read = unsafe { bpf_probe_read_kernel_str(text.cast(), NAME_BYTES as u32, name as *const _) };
+    if read <= 1 {
+        return 0;
+    }
+    let len = read as usize - 1;
+    let mut at = usize::MAX;
+    for back in 1..=ENDING_BYTES {
+        let index = len.wrapping_sub(back) & (NAME_BYTES - 1);
+        // SAFETY: the index is below the length.
+        let byte = unsafe { read_volatile(text.cast::<u8>().add(index)) };
+        if byte == b'.' && back <= len && at == usize::MAX {
+            at = index;
+        }
+    }
+    if at == usize::MAX {
+        0
+    } else {
+        lookup(name + at as u64) >> 16
+    }
+}
+
+/// Accesses for which any file in a directory is wanted.
+#[inline(always)]
+fn directory(dentry: u64, mount: u64, renames: u64) -> Result<u32, Loss> {
+    let hash = u64::from(read::<u32>(dentry, offset!(dentry_hash))?);
+    let mixed = (dentry ^ hash << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let Some(slot) = DIRECTORIES.get_ptr_mut((mixed >> 40) as u32 & (DIRECTORIES_MAX - 1)) else {
+        return Ok(u32::MAX);
+    };
+    // SAFETY: has no preconditions.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: a valid per-CPU value, and programs behind sys_exit do not nest.
+    let slot = unsafe { &mut *slot };
+    if slot.dentry == dentry
+        && slot.mount == mount
+        && slot.hash == hash
+        && slot.renames == renames
+        && now.wrapping_sub(slot.looked_ns) < DEDUPE_NS
+    {
+        return Ok(slot.accesses as u32);
+    }
+    slot.accesses = 0;
+    slot.dentry = dentry;
+    slot.mount = mount;
+    slot.hash = hash;
+    slot.renames = renames;
+    slot.looked_ns = now;
+    let accesses = &raw mut slot.accesses;
+    walk(dentry, mount, accesses)?;
+    // SAFETY: a valid per-CPU value.
+    Ok(unsafe { read_volatile(accesses) } as u32)
+}
+
+/// Adds up the accesses of every component. What cannot be walked to its end is wanted.
+#[inline(always)]
+fn walk(dentry: u64, vfs_mount: u64, accesses: *mut u64) -> Result<(), Loss> {
+    // Kept in map memory, as the length of a record is: a register would make each turn a new state to the verifier.
+    let add = |bits: u32| {
+        // SAFETY: a valid per-CPU value.
+        unsafe { accesses.write_volatile(accesses.read_volatile() | u64::from(bits)) };
+    };
+    let mut dentry = dentry;
+    let mut mount = vfs_mount.wrapping_sub(offset!(mount_vfs) as u64);
+    let mut root: u64 = read(vfs_mount, offset!(vfs_root))?;
+    for _ in 0..PATH_COMPONENTS_MAX {
+        if dentry == root {
+            let parent: u64 = read(mount, offset!(mount_parent))?;
+            if parent == mount {
+                return Ok(());
+            }
+            dentry = read(mount, offset!(mount_point))?;
+            mount = parent;
+            root = read(mount, offset!(mount_vfs) + offset!(vfs_root))?;
+            continue;
+        }
+        let parent: u64 = read(dentry, offset!(dentry_parent))?;
+        if parent == dentry {
+            break;
+        }
+        add(component(read(dentry, offset!(dentry_name))?));
+        dentry = parent;
+    }
+    add(u32::MAX);
+    Ok(())
+}
