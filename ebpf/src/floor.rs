@@ -30,17 +30,17 @@ const OPENAT2_ARGUMENTS: usize = 3;
 /// No call that succeeded returns less than this but for those that open nothing: 0 to 2 are taken in every process.
 const DESCRIPTOR_LEAST: i64 = 3;
 
-/// The user whose opens are counted; set before loading, then frozen.
+/// The user whose events are counted; set before loading, then frozen.
 #[unsafe(no_mangle)]
 static USER: u32 = 0;
 
-/// How often the clock is read for each counted open, so that the program takes time as a real one does.
+/// How often the clock is read for each counted event, so that the program takes time as a real one does.
 #[unsafe(no_mangle)]
 static WORK: u32 = 0;
 
-/// The counted opens.
+/// The counted events.
 #[map]
-static OPENS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Reads what the loader set. To the verifier it is a constant; the compiler must not take it for one.
 #[inline(always)]
@@ -49,7 +49,7 @@ fn constant(at: &'static u32) -> u32 {
     unsafe { read_volatile(at) }
 }
 
-/// Counts one open of the user, after a program's worth of work.
+/// Counts one event of the user, after a program's worth of work.
 #[inline(always)]
 fn count() {
     let (user, work) = (constant(&USER), constant(&WORK));
@@ -63,11 +63,11 @@ fn count() {
         // SAFETY: takes no arguments.
         unsafe { bpf_ktime_get_ns() };
     }
-    let Some(opens) = OPENS.get_ptr_mut(0) else { return };
+    let Some(events) = EVENTS.get_ptr_mut(0) else { return };
     // Where the kernel may preempt the program between these two, a count can be lost: a few instructions of a time slice
     // of milliseconds.
     // SAFETY: a valid map value of this processor.
-    unsafe { *opens += 1 };
+    unsafe { *events += 1 };
 }
 
 #[btf_tracepoint(function = "sys_exit")]
@@ -113,6 +113,18 @@ pub fn count_fexit(ctx: FExitContext) -> i32 {
 
 #[lsm(hook = "file_open")]
 pub fn count_lsm(_ctx: LsmContext) -> i32 {
+    count();
+    0
+}
+
+#[btf_tracepoint]
+pub fn count_any_btf(_ctx: BtfTracePointContext) -> i32 {
+    count();
+    0
+}
+
+#[tracepoint]
+pub fn count_any_perf(_ctx: TracePointContext) -> u32 {
     count();
     0
 }

@@ -4,8 +4,9 @@
 //! and for the sensor itself, how many of the opens it saw. `floor hold OBJECT HOOK…` attaches an empty program to each
 //! hook (`btf:sys_exit`, `perf:raw_syscalls/sys_exit`, `lsm:file_open`), prints `ready`, and holds them until standard
 //! input ends. `floor drain OBJECT TURNS` lets the sensor's file ring run full and measures how fast it is read and decoded.
+//! `floor verifier` loads what the agent loads and prints how many instructions the kernel's verifier needed for each.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,10 +20,10 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, Lsm, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use staghound::sensor::decode::{Body, decode};
-use staghound::sensor::{Sensor, SensorConfig};
+use staghound::sensor::{Attachment, Sensor, SensorConfig};
 use staghound_ebpf::Loss;
 
-const USAGE: &str = "usage: floor hooks OBJECT [OPENS] | hold OBJECT HOOK… | drain OBJECT TURNS | work OPENS DIRECTORY";
+const USAGE: &str = "usage: floor hooks OBJECT [OPENS] | hold OBJECT HOOK… | drain OBJECT TURNS | verifier | work open|exec TIMES DIRECTORY";
 
 /// Whoever runs the workers: nobody else's opens are counted.
 const USER: u32 = 61_803;
@@ -30,6 +31,8 @@ const USER: u32 = 61_803;
 const TASKS: u64 = 6;
 /// Opens of each task, when not given.
 const OPENS: u64 = 20_000;
+/// So many opens take about as long as one fork with exec and exit.
+const OPENS_PER_EXEC: u64 = 40;
 /// The processor of the workers; the reader of the rings is kept off it.
 const WORKERS_CPU: usize = 0;
 /// Files that each worker opens in turn: more than the sensor can tell equal opens among.
@@ -57,9 +60,11 @@ fn run(arguments: &[String]) -> Result<()> {
         ["hooks", object] => hooks(Path::new(object), OPENS),
         ["hooks", object, opens] => hooks(Path::new(object), number(opens)?),
         ["hold", object, hooks @ ..] if !hooks.is_empty() => hold(Path::new(object), hooks),
+        ["verifier"] => verifier(),
         // The object is what every action but `work` is given; here it is the agent's own that is loaded.
         ["drain", _, turns] => drain(number(turns)?),
-        ["work", opens, directory] => work(number(opens)?, Path::new(directory)),
+        ["work", kind, times, directory] => work(Work::parse(kind)?, number(times)?, Path::new(directory)),
+        ["noop"] => Ok(()),
         _ => bail!(USAGE),
     }
 }
@@ -148,10 +153,10 @@ impl Attached {
         Ok(Attached { ebpf, program })
     }
 
-    fn opens(&self) -> Result<u64> {
-        let map = self.ebpf.map("OPENS").context("the object has no map `OPENS`")?;
-        let opens: PerCpuArray<&MapData, u64> = map.try_into()?;
-        Ok(opens.get(&0, 0)?.iter().sum())
+    fn events(&self) -> Result<u64> {
+        let map = self.ebpf.map("EVENTS").context("the object has no map `EVENTS`")?;
+        let events: PerCpuArray<&MapData, u64> = map.try_into()?;
+        Ok(events.get(&0, 0)?.iter().sum())
     }
 
     /// How often the kernel skipped the program since it already ran on that processor.
@@ -216,8 +221,7 @@ fn hooks(object: &Path, opens: u64) -> Result<()> {
         "{:<34} {:>6} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
         "hook", "work", "seen", "counted", "unseen", "misses", "unseen %", "seconds"
     ))?;
-    let total = TASKS * opens;
-    let mut failed = Vec::new();
+    let mut had = 0;
     for (hook, program) in [
         ("btf:sys_exit", "count_btf"),
         ("perf:raw_syscalls/sys_exit", "count_perf"),
@@ -226,30 +230,59 @@ fn hooks(object: &Path, opens: u64) -> Result<()> {
         ("fexit:do_sys_openat2", "count_fexit"),
         ("lsm:file_open", "count_lsm"),
     ] {
-        for work in WORK {
-            let row = Attached::attach(&object, &btf, program, &Hook::parse(hook)?, work).and_then(|attached| {
-                let seconds = storm(opens, || Ok(()))?;
-                Ok(Row {
+        had += deliver(&object, &btf, hook, program, Work::Open, opens)?;
+    }
+    sensor(Work::Open, opens)?.print(TASKS * opens)?;
+
+    let execs = opens / OPENS_PER_EXEC;
+    say(&format!(
+        "{TASKS} tasks on one processor, {execs} times fork, exec and exit each; {} in all",
+        TASKS * execs
+    ))?;
+    for (hook, program) in [
+        ("btf:sched_process_fork", "count_any_btf"),
+        ("perf:sched/sched_process_fork", "count_any_perf"),
+        ("btf:sched_process_exec", "count_any_btf"),
+        ("perf:sched/sched_process_exec", "count_any_perf"),
+        ("btf:sched_process_exit", "count_any_btf"),
+        ("perf:sched/sched_process_exit", "count_any_perf"),
+    ] {
+        had += deliver(&object, &btf, hook, program, Work::Exec, execs)?;
+    }
+    sensor(Work::Exec, execs)?.print(TASKS * execs)?;
+    ensure!(had > 0, "no hook could be measured");
+    Ok(())
+}
+
+/// Measures one hook, with each amount of work; yields how often it could be had.
+fn deliver(
+    object: &[u8],
+    btf: &Btf,
+    hook: &'static str,
+    program: &'static str,
+    kind: Work,
+    times: u64,
+) -> Result<usize> {
+    let mut had = 0;
+    for work in WORK {
+        match Attached::attach(object, btf, program, &Hook::parse(hook)?, work) {
+            Ok(attached) => {
+                let seconds = storm(kind, times, || Ok(()))?;
+                let row = Row {
                     hook,
                     work: work.to_string(),
-                    seen: attached.opens()?,
+                    seen: attached.events()?,
                     counted: 0,
                     misses: attached.misses()?,
                     seconds,
-                })
-            });
-            match row {
-                Ok(row) => row.print(total)?,
-                Err(error) => {
-                    say(&format!("{hook:<34} {work:>6} not had here: {error:#}"))?;
-                    failed.push(hook);
-                }
+                };
+                row.print(TASKS * times)?;
+                had += 1;
             }
+            Err(error) => say(&format!("{hook:<34} {work:>6} not had here: {error:#}"))?,
         }
     }
-    sensor(opens)?.print(total)?;
-    ensure!(failed.len() < 2 * 6, "no hook could be measured");
-    Ok(())
+    Ok(had)
 }
 
 impl Row {
@@ -269,7 +302,7 @@ fn lossless(count: u64) -> f64 {
 }
 
 /// The same with everything the agent loads; `seen` are its records, `counted` what it knows to have left out.
-fn sensor(opens: u64) -> Result<Row> {
+fn sensor(kind: Work, times: u64) -> Result<Row> {
     let config = SensorConfig {
         scoped: true,
         ..SensorConfig::default()
@@ -282,15 +315,16 @@ fn sensor(opens: u64) -> Result<Row> {
     let mut seen = 0;
     let mut drain = || {
         sensor.drain(usize::MAX, |bytes| {
-            if let Ok(record) = decode(bytes)
-                && let Body::Open(open) = record.body
-                && record.bytes(open.path).starts_with(FILE_PREFIX.as_bytes())
-            {
-                seen += 1;
-            }
+            let Ok(record) = decode(bytes) else { return };
+            let is_ours = match (kind, record.body) {
+                (Work::Open, Body::Open(open)) => record.bytes(open.path).starts_with(FILE_PREFIX.as_bytes()),
+                (Work::Exec, Body::Exec(_)) => record.header.uid == USER,
+                _ => false,
+            };
+            seen += u64::from(is_ours);
         })
     };
-    let seconds = storm(opens, || {
+    let seconds = storm(kind, times, || {
         drain();
         Ok(())
     })?;
@@ -318,6 +352,22 @@ fn sensor(opens: u64) -> Result<Row> {
     })
 }
 
+fn verifier() -> Result<()> {
+    let sensor = Sensor::start(&SensorConfig::default())?;
+    for outcome in sensor.outcomes() {
+        if outcome.attachment != Attachment::Attached {
+            say(&format!("{outcome}"))?;
+            continue;
+        }
+        // Kernels before 5.16 do not tell.
+        let count = outcome
+            .verified_instructions
+            .map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+        say(&format!("verifier: {} on {} {count}", outcome.program, outcome.hook))?;
+    }
+    Ok(())
+}
+
 /// More opens than fit into the file ring.
 const OPENS_TO_FILL: u64 = 20_000;
 
@@ -332,7 +382,7 @@ fn drain(turns: u64) -> Result<()> {
     sensor.watch(std::process::id())?;
     let mut rates = Vec::new();
     for _ in 0..turns {
-        storm(OPENS_TO_FILL, || Ok(()))?;
+        storm(Work::Open, OPENS_TO_FILL, || Ok(()))?;
         let mut bytes = 0;
         let mut undecoded = 0;
         let begun = Instant::now();
@@ -360,12 +410,12 @@ fn drain(turns: u64) -> Result<()> {
 }
 
 /// Runs the workers to their end; yields how many seconds that took. `meanwhile` is called over and over.
-fn storm(opens: u64, mut meanwhile: impl FnMut() -> Result<()>) -> Result<f64> {
+fn storm(kind: Work, times: u64, mut meanwhile: impl FnMut() -> Result<()>) -> Result<f64> {
     let files = Files::create()?;
     let mut workers = Workers(Vec::new());
     for _ in 0..TASKS {
         let mut worker = Command::new(std::env::current_exe().context("cannot find this program")?)
-            .args(["work", &opens.to_string()])
+            .args(["work", kind.name(), &times.to_string()])
             .arg(&files.0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -433,14 +483,42 @@ impl Drop for Files {
     }
 }
 
-/// One worker: opens and closes, and nothing else.
-fn work(opens: u64, directory: &Path) -> Result<()> {
+/// What a worker does.
+#[derive(Clone, Copy)]
+enum Work {
+    /// Open and close, and nothing else.
+    Open,
+    /// Fork, exec, exit.
+    Exec,
+}
+
+impl Work {
+    fn parse(text: &str) -> Result<Work> {
+        match text {
+            "open" => Ok(Work::Open),
+            "exec" => Ok(Work::Exec),
+            _ => bail!("`{text}` is no work; {USAGE}"),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Work::Open => "open",
+            Work::Exec => "exec",
+        }
+    }
+}
+
+/// One worker.
+fn work(kind: Work, times: u64, directory: &Path) -> Result<()> {
     pin_to(WORKERS_CPU)?;
     let mut paths = Vec::new();
     for number in 0..FILES {
         let path = directory.join(format!("{FILE_PREFIX}{number}"));
         paths.push(CString::new(path.into_os_string().into_vec()).context("path has a NUL byte")?);
     }
+    // By descriptor, since the user need not be able to reach it by its path.
+    let program = fs::File::open("/proc/self/exe").context("cannot open this program")?;
     say("ready")?;
     io::stdin()
         .read_to_end(&mut Vec::new())
@@ -448,15 +526,48 @@ fn work(opens: u64, directory: &Path) -> Result<()> {
     // SAFETY: takes numbers only.
     let status = unsafe { libc::setresuid(USER, USER, USER) };
     ensure!(status == 0, "cannot become user {USER}: {}", io::Error::last_os_error());
-    let mut paths = paths.iter().cycle();
-    for _ in 0..opens {
-        let path = paths.next().context("there are no files")?;
-        // SAFETY: `path` is NUL-terminated and lives.
-        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        ensure!(fd >= 0, "cannot open {path:?}: {}", io::Error::last_os_error());
-        // SAFETY: `fd` was just opened and is not used after this.
-        unsafe { libc::close(fd) };
+    match kind {
+        Work::Open => {
+            let mut paths = paths.iter().cycle();
+            for _ in 0..times {
+                open(paths.next().context("there are no files")?)?;
+            }
+        }
+        Work::Exec => {
+            for _ in 0..times {
+                exec(&program)?;
+            }
+        }
     }
+    Ok(())
+}
+
+fn open(path: &CStr) -> Result<()> {
+    // SAFETY: `path` is NUL-terminated and lives.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    ensure!(fd >= 0, "cannot open {path:?}: {}", io::Error::last_os_error());
+    // SAFETY: `fd` was just opened and is not used after this.
+    unsafe { libc::close(fd) };
+    Ok(())
+}
+
+fn exec(program: &fs::File) -> Result<()> {
+    let arguments = [c"floor".as_ptr(), c"noop".as_ptr(), std::ptr::null()];
+    let environment = [std::ptr::null()];
+    // SAFETY: this process has one thread, and the child makes system calls only.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: the descriptor is open, both arrays are NUL-terminated and live.
+        unsafe { libc::fexecve(program.as_raw_fd(), arguments.as_ptr(), environment.as_ptr()) };
+        // SAFETY: ends the child at once; no destructor may run in it.
+        unsafe { libc::_exit(127) };
+    }
+    ensure!(pid > 0, "fork: {}", io::Error::last_os_error());
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the wait status.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    ensure!(waited == pid, "waitpid: {}", io::Error::last_os_error());
+    ensure!(status == 0, "`floor noop` ended with wait status {status}");
     Ok(())
 }
 
