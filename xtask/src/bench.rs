@@ -14,15 +14,15 @@ use crate::command::{cargo, print, run, tell};
 use crate::vm::Kernel;
 use crate::{setup, vm, workspace};
 
-mod workload;
+pub(crate) mod workload;
 
-mod monitor;
+pub(crate) mod monitor;
 
 mod floor;
 
 mod figures;
 
-mod watched;
+pub(crate) mod watched;
 
 mod startup;
 
@@ -154,7 +154,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     };
     let load = build_load()?;
     let products = build_products(Profile::Release)?;
-    let (floor, object) = build_floor()?;
+    let (floor, object) = build_floor(Profile::Release)?;
     let agent = options.agent.clone().unwrap_or(products.agent);
     let collector = options.collector.then_some(products.collector);
     let programs = Programs {
@@ -327,7 +327,7 @@ fn hooks(kernel: Option<Kernel>, quick: bool) -> Result<()> {
     match kernel {
         Some(kernel) => vm::run_tool(kernel, "floor", &["hooks", opens], &PREEMPTION),
         None => {
-            let (program, object) = build_floor()?;
+            let (program, object) = build_floor(Profile::Release)?;
             run(Floor { program, object }.command("hooks").arg(opens))
         }
     }

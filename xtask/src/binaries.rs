@@ -120,12 +120,15 @@ pub(crate) fn build_load() -> Result<PathBuf> {
     built(Profile::Release, "load")
 }
 
-/// Builds the tool that measures hooks, optimised; yields it and the object it loads.
-pub(crate) fn build_floor() -> Result<(PathBuf, PathBuf)> {
+/// Builds the tool that measures hooks; yields it and the object it loads.
+pub(crate) fn build_floor(profile: Profile) -> Result<(PathBuf, PathBuf)> {
     setup::build_tools()?;
     let mut object = None;
-    let mut command = cargo(&["build", "--package", "staghound-tests", "--bin", "floor", "--release"]);
-    let succeeded = run_lines(command.args(["--message-format", "json-render-diagnostics"]), |line| {
+    let mut command = cargo(&["build", "--package", "staghound-tests", "--bin", "floor"]);
+    command
+        .args(profile.arguments())
+        .args(["--message-format", "json-render-diagnostics"]);
+    let succeeded = run_lines(&mut command, |line| {
         object = object.take().or_else(|| floor_object(line));
     })?;
     ensure!(
@@ -133,7 +136,7 @@ pub(crate) fn build_floor() -> Result<(PathBuf, PathBuf)> {
         "cannot build the tool that measures hooks; cargo's messages are above"
     );
     let object = object.context("the agent's build script made no object of floor programs")?;
-    Ok((built(Profile::Release, "floor")?, object))
+    Ok((built(profile, "floor")?, object))
 }
 
 /// The object of empty and counting programs, if cargo's message is about the build script that made it.

@@ -27,9 +27,13 @@ mod reference;
 
 mod test;
 
+mod verifier;
+
 mod vm;
 
 mod bench;
+
+mod soak;
 
 /// Everything a developer runs
 #[derive(Parser)]
@@ -68,6 +72,8 @@ enum Task {
     },
     /// Paired workloads without and with the agent, interleaved; prints ratios
     Bench(bench::Options),
+    /// Agent and collector under mixed load for long: fails when memory grows or an alert is missing without a reason
+    Soak(soak::Options),
     /// Write what is generated from the code: agent/rules/REFERENCE.md
     Codegen {
         /// Write nothing; fail if something is out of date
@@ -98,6 +104,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(options) => test::vm(&options),
         Task::Test { full } => test::test(full),
         Task::Bench(options) => bench::bench(&options),
+        Task::Soak(options) => soak::soak(&options),
         Task::Codegen { check } => reference::generate(check),
         Task::Setup => setup::everything(),
     }

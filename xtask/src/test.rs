@@ -2,11 +2,13 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{cargo, is_root, print, run_lines};
+use crate::binaries::Profile;
+use crate::command::{cargo, is_root, output, print, program, run_lines, tell};
 use crate::stage::{Stages, Tests};
-use crate::vm::Kernel;
+use crate::verifier::{Record, Verified};
+use crate::vm::Summary;
 use crate::{binaries, lint, reference, setup, vm};
 
 /// Cases per property in the long rounds; proptest's default is 256.
@@ -33,12 +35,16 @@ pub(crate) fn lint() -> Result<()> {
 pub(crate) fn e2e(filter: Option<&str>) -> Result<()> {
     let mut stages = Stages::default();
     stages.run("live", |tests| live(tests, filter));
+    stages.run("verifier", |_| verifier(false));
     stages.finish()
 }
 
 /// The live tests in guests.
 pub(crate) fn vm(options: &vm::Options) -> Result<()> {
     let mut stages = Stages::default();
+    if options.record() {
+        stages.run("verifier", |_| verifier(true));
+    }
     vm_stages(&mut stages, options);
     stages.finish()
 }
@@ -51,6 +57,7 @@ pub(crate) fn test(full: bool) -> Result<()> {
     stages.run("documents current", |_| reference::generate(true));
     stages.run("unit, golden, property", |tests| unit(tests, full));
     stages.run("live", |tests| live(tests, None));
+    stages.run("verifier", |_| verifier(false));
     vm_stages(&mut stages, &vm::Options::of_test(full));
     stages.finish()
 }
@@ -63,10 +70,38 @@ fn lint_stages(stages: &mut Stages) {
 }
 
 fn vm_stages(stages: &mut Stages, options: &vm::Options) {
-    let kernels: Vec<Kernel> = options.kernels();
-    for kernel in kernels {
-        stages.run(format!("vm {kernel}"), |tests| vm::run(kernel, options, tests));
+    let mut summary = Summary::default();
+    for guest in options.guests() {
+        stages.run(format!("vm {guest}"), |tests| {
+            vm::run(guest, options, tests, &mut summary)
+        });
     }
+    summary.print();
+}
+
+/// Whether a program of the agent has grown towards the verifier's limit on this machine's kernel. Kernels differ from
+/// machine to machine; only those that were recorded are compared.
+fn verifier(record: bool) -> Result<()> {
+    ensure!(is_root(), "the programs are loaded into this kernel; run as root");
+    let (floor, _) = binaries::build_floor(Profile::Debug)?;
+    let text = output(program(floor).arg("verifier"))?;
+    let mut verified = Verified::default();
+    text.lines().for_each(|line| verified.add_line(line));
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    let release = release.trim();
+    let series: Vec<&str> = release.split('.').take(2).collect();
+    let known = Record::of(&format!("native-{}", series.join(".")));
+    if record {
+        return known.write(release, &verified);
+    }
+    if !known.exists() {
+        tell(&format!(
+            "no record for kernel {release}; the largest program takes {}",
+            verified.most()
+        ));
+        return Ok(());
+    }
+    known.compare(&verified)
 }
 
 /// Everything that needs no privileges. Golden and property tests are ordinary tests beside the code.

@@ -1,5 +1,6 @@
 //! Collector, agent and subscriber on this machine: to look at (`up`), or to see once that the whole line works (`up --demo`).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -50,16 +51,16 @@ pub(crate) fn up(options: &Options) -> Result<()> {
 }
 
 /// The running line. Fields are dropped, and so ended, in the order data flows.
-struct Line {
-    agent: Service,
-    collector: Service,
+pub(crate) struct Line {
+    pub(crate) agent: Service,
+    pub(crate) collector: Service,
     collector_url: String,
-    agent_http: u16,
+    pub(crate) agent_http: u16,
 }
 
 impl Line {
     /// Starts collector and agent and waits until both are ready.
-    fn start(products: &Products, directory: &Path, port: u16) -> Result<Line> {
+    pub(crate) fn start(products: &Products, directory: &Path, port: u16, arguments: &[&OsStr]) -> Result<Line> {
         let port_file = directory.join("collector.port");
         if port_file.exists() {
             fs::remove_file(&port_file).with_context(|| format!("cannot remove {}", port_file.display()))?;
@@ -101,6 +102,7 @@ impl Line {
             ])
             .arg("--state-dir")
             .arg(directory.join("agent"))
+            .args(arguments)
             .stdin(Stdio::null())
             // It prints alerts too; here they shall come from the subscriber.
             .stdout(Stdio::null());
@@ -117,17 +119,17 @@ impl Line {
     }
 
     /// Ends the agent, which delivers what it still has, and then the collector.
-    fn stop(self) -> Result<()> {
+    pub(crate) fn stop(self) -> Result<()> {
         self.agent.stop()?;
         self.collector.stop()
     }
 
-    fn expect_running(&mut self) -> Result<()> {
+    pub(crate) fn expect_running(&mut self) -> Result<()> {
         self.agent.expect_running()?;
         self.collector.expect_running()
     }
 
-    fn tail(&self, products: &Products, arguments: &[&str]) -> Command {
+    pub(crate) fn tail(&self, products: &Products, arguments: &[&str]) -> Command {
         let mut command = Command::new(&products.collector);
         command
             .args(["tail", "--url", &self.collector_url])
@@ -141,7 +143,7 @@ impl Line {
 fn show(products: &Products, port: u16) -> Result<()> {
     let directory = workspace::target().join("up");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let mut line = Line::start(products, &directory, port)?;
+    let mut line = Line::start(products, &directory, port, &[])?;
     let mut subscriber = Service::start("the subscriber", &mut line.tail(products, &["--from", "latest"]))?;
     tell(&format!(
         "collector at {}, agent's metrics at http://127.0.0.1:{}/metrics, state in {}",
@@ -183,7 +185,7 @@ impl Drop for TemporaryDirectory {
 /// One attack, one alert, the end.
 fn demonstrate(products: &Products) -> Result<()> {
     let directory = TemporaryDirectory::create()?;
-    let mut line = Line::start(products, &directory.0, 0)?;
+    let mut line = Line::start(products, &directory.0, 0, &[])?;
     let mut command = line.tail(products, &["--from", "earliest", "--output", "json"]);
     let mut subscriber = Service::start("the subscriber", command.stdout(Stdio::piped()))?;
     let output = subscriber

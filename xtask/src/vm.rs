@@ -4,15 +4,17 @@
 //! statically. That is glibc's static form of the very target the host uses: it needs no other toolchain and no other C
 //! library than the one gcc brings, and what runs in the guest differs from the product in nothing but the link.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use crate::command::{cargo, find, output, program, run_lines, tell};
+use crate::command::{cargo, find, output, print, program, run_lines, tell};
 use crate::stage::Tests;
+use crate::verifier::Record;
 use crate::{binaries, setup, workspace};
 
 pub(crate) use kernel::Kernel;
@@ -23,6 +25,7 @@ mod initramfs;
 
 mod guest;
 
+use guest::End;
 use initramfs::Archive;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -38,6 +41,12 @@ pub(crate) struct Options {
     /// Every kernel, one after another
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
+    /// With or without `bpf` among the kernel's security modules; with, and for --all both, when not given
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
+    /// Write down how many instructions each kernel's verifier needed, in tests/verifier, instead of comparing
+    #[arg(long, conflicts_with_all = ["program", "filter", "with"])]
+    record: bool,
     /// Only test programs whose name contains this
     #[arg(long)]
     program: Option<String>,
@@ -63,6 +72,8 @@ impl Options {
         Options {
             kernel: Kernel::V6_1,
             all: full,
+            backend: None,
+            record: false,
             program: None,
             filter: None,
             refresh: false,
@@ -72,11 +83,105 @@ impl Options {
         }
     }
 
-    pub(crate) fn kernels(&self) -> Vec<Kernel> {
-        if self.all {
-            Kernel::ALL.to_vec()
+    pub(crate) fn record(&self) -> bool {
+        self.record
+    }
+
+    /// Whether all tests run, and with them what counts the verifier's instructions.
+    fn is_everything(&self) -> bool {
+        self.program.is_none() && self.filter.is_none() && self.init.is_none()
+    }
+
+    pub(crate) fn guests(&self) -> Vec<Guest> {
+        let kernels = if self.all {
+            Kernel::ALL.as_slice()
         } else {
-            vec![self.kernel]
+            &[self.kernel]
+        };
+        let backends = match self.backend {
+            Some(backend) => vec![backend],
+            None if self.all => vec![Backend::Lsm, Backend::Tracepoint],
+            None => vec![Backend::Lsm],
+        };
+        let guests = kernels.iter().flat_map(|&kernel| {
+            let guest = move |&backend: &Backend| Guest { kernel, backend };
+            backends.iter().map(guest).collect::<Vec<_>>()
+        });
+        guests.collect()
+    }
+}
+
+/// By which hooks the sensor sees files: the kernel's command line decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Backend {
+    /// `bpf` is among the security modules
+    Lsm,
+    /// It is not: tracepoints must do
+    Tracepoint,
+}
+
+impl Backend {
+    /// Debian leaves `bpf` out; the other modules are its own.
+    fn kernel_argument(self) -> &'static str {
+        match self {
+            Backend::Lsm => "lsm=landlock,lockdown,yama,integrity,apparmor,bpf",
+            Backend::Tracepoint => "lsm=landlock,lockdown,yama,integrity,apparmor",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Backend::Lsm => "lsm",
+            Backend::Tracepoint => "tracepoint",
+        })
+    }
+}
+
+/// One kernel with one backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest {
+    kernel: Kernel,
+    backend: Backend,
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.kernel, self.backend)
+    }
+}
+
+/// What became of each guest, for the table.
+#[derive(Default)]
+pub(crate) struct Summary(Vec<(Guest, Option<End>)>);
+
+impl Summary {
+    /// One line for each guest; nothing when there were none.
+    pub(crate) fn print(&self) {
+        if self.0.is_empty() {
+            return;
+        }
+        print(&format!(
+            "\n{:<8} {:<24} {:<11} {:>7} {:>7} {:>12} {:>14}",
+            "kernel", "version", "backend", "passed", "failed", "kernel lacks", "most verified"
+        ));
+        for (guest, end) in &self.0 {
+            let (kernel, backend) = (guest.kernel.to_string(), guest.backend);
+            match end {
+                Some(end) => print(&format!(
+                    "{kernel:<8} {:<24} {backend:<11} {:>7} {:>7} {:>12} {:>14}",
+                    end.version,
+                    end.passed,
+                    end.failed,
+                    end.lacks,
+                    end.verified.most()
+                )),
+                None => print(&format!(
+                    "{kernel:<8} {:<24} {backend:<11} did not come to its end",
+                    "?"
+                )),
+            }
         }
     }
 }
@@ -91,9 +196,10 @@ struct Programs {
 }
 
 /// Runs the live tests under one kernel.
-pub(crate) fn run(kernel: Kernel, options: &Options, tests: &mut Tests) -> Result<()> {
+pub(crate) fn run(guest: Guest, options: &Options, tests: &mut Tests, summary: &mut Summary) -> Result<()> {
+    summary.0.push((guest, None));
     setup::tools(&setup::VM_TOOLS)?;
-    let kernel_image = kernel::fetch(kernel, options.refresh)?;
+    let kernel_image = kernel::fetch(guest.kernel, options.refresh)?;
     let programs = match &options.init {
         Some(init) => Programs {
             init: init.clone(),
@@ -102,23 +208,35 @@ pub(crate) fn run(kernel: Kernel, options: &Options, tests: &mut Tests) -> Resul
         },
         None => build_programs()?,
     };
-    let initramfs = directory().join(format!("initramfs-{kernel}.cpio"));
+    let initramfs = directory().join(format!("initramfs-{}.cpio", guest.kernel));
     pack(&Content::of_tests(&programs, options)?, &initramfs)?;
 
     let timeout = Duration::from_secs(options.timeout_min * 60);
-    let end = guest::boot(&kernel_image, &initramfs, guest::ARGUMENTS, timeout)?;
+    let arguments = format!("{} {}", guest::ARGUMENTS, guest.backend.kernel_argument());
+    let end = guest::boot(&kernel_image, &initramfs, &arguments, timeout)?;
     tests.passed += end.passed;
     tests.failed += end.failed;
-    if end.failed > 0 || end.failed_programs > 0 {
+    let (passed, failed, failed_programs, programs) = (end.passed, end.failed, end.failed_programs, end.programs);
+    let recorded = if options.is_everything() {
+        let record = Record::of(&format!("{}-{}", guest.kernel, guest.backend));
+        if options.record {
+            record.write(&end.version, &end.verified)
+        } else {
+            record.compare(&end.verified)
+        }
+    } else {
+        Ok(())
+    };
+    if let Some((_, place)) = summary.0.last_mut() {
+        *place = Some(end);
+    }
+    if failed > 0 || failed_programs > 0 {
         bail!(
-            "{} tests failed in {} of {} programs; the guest's console above names them",
-            end.failed,
-            end.failed_programs,
-            end.programs
+            "{failed} tests failed in {failed_programs} of {programs} programs; the guest's console above names them"
         );
     }
-    ensure!(end.passed > 0, "no test ran in the guest");
-    Ok(())
+    ensure!(passed > 0, "no test ran in the guest");
+    recorded
 }
 
 /// Runs one tool (a program of package `staghound-tests` that is no test) in a guest, once for each string of more kernel
@@ -157,7 +275,7 @@ pub(crate) fn run_tool(kernel: Kernel, tool: &str, arguments: &[&str], kernel_ar
     let initramfs = directory().join(format!("initramfs-{tool}.cpio"));
     pack(&content, &initramfs)?;
     for more in kernel_arguments {
-        let all = format!("{} {more}", guest::ARGUMENTS);
+        let all = format!("{} {} {more}", guest::ARGUMENTS, Backend::Lsm.kernel_argument());
         tell(&format!("kernel {kernel} with `{more}`"));
         let end = guest::boot(&kernel_image, &initramfs, &all, TOOL_TIMEOUT)?;
         ensure!(
@@ -265,6 +383,9 @@ impl Content {
     fn of_tests(programs: &Programs, options: &Options) -> Result<Content> {
         let mut executables = programs.helpers.clone();
         let mut list = String::new();
+        if options.is_everything() {
+            list.push_str(&format!("tool /{GUEST_BINARIES}/floor verifier\n"));
+        }
         for test in &programs.tests {
             let name = name(test)?;
             if options

@@ -31,8 +31,8 @@ const USER: u32 = 61_803;
 const TASKS: u64 = 6;
 /// Opens of each task, when not given.
 const OPENS: u64 = 20_000;
-/// So many opens take about as long as one fork with exec and exit.
-const OPENS_PER_EXEC: u64 = 40;
+/// So many opens take about as long as one fork with exec and exit, in a guest.
+const OPENS_PER_EXEC: u64 = 200;
 /// The processor of the workers; the reader of the rings is kept off it.
 const WORKERS_CPU: usize = 0;
 /// Files that each worker opens in turn: more than the sensor can tell equal opens among.

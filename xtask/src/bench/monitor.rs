@@ -11,8 +11,8 @@ use crate::service::{Service, free_port, http_get, port_from_file};
 use crate::workspace;
 
 /// The metrics that are read, named as in the agent's `metrics.rs`.
-const METRIC_EVENTS: &str = "staghound_events_total";
-const METRIC_LOST: &str = "staghound_records_lost_total";
+pub(crate) const METRIC_EVENTS: &str = "staghound_events_total";
+pub(crate) const METRIC_LOST: &str = "staghound_records_lost_total";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -157,7 +157,7 @@ impl Counters {
 }
 
 /// The sum of a counter over its labels; `None` if it has no sample.
-fn sum(metrics: &str, name: &str) -> Option<u64> {
+pub(crate) fn sum(metrics: &str, name: &str) -> Option<u64> {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         if !rest.starts_with(['{', ' ']) {
@@ -190,7 +190,7 @@ fn ticks(stat: &str) -> Option<u64> {
 }
 
 /// What the kernel says about the descriptors that stand for maps and programs (`memlock` in proc_pid_fdinfo(5)).
-fn kernel_mib(pid: u32) -> Result<f64> {
+pub(crate) fn kernel_mib(pid: u32) -> Result<f64> {
     let directory = format!("/proc/{pid}/fdinfo");
     let mut by_id = std::collections::BTreeMap::new();
     for entry in fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))? {
@@ -215,7 +215,7 @@ fn held_by_kernel(info: &str) -> Option<(String, u32)> {
     Some((id, bytes))
 }
 
-pub(super) fn rss_anon_mib(pid: u32) -> Result<f64> {
+pub(crate) fn rss_anon_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let kib: u32 = status

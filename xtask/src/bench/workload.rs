@@ -15,9 +15,9 @@ const PROJECT_FILES: usize = 40;
 const PROJECT_FUNCTIONS_PER_FILE: usize = 60;
 
 /// One workload: programs that run at the same time.
-pub(super) struct Workload {
-    pub(super) name: &'static str,
-    pub(super) target: Target,
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) target: Target,
     /// Runs before each measurement and is not measured.
     prepare: Option<Invocation>,
     work: Vec<Invocation>,
@@ -25,7 +25,7 @@ pub(super) struct Workload {
 
 /// The most that the median ratio of the time may be.
 #[derive(Clone, Copy)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// With the agent over without.
     Ratio(f64),
     /// With the agent over with empty programs on the same hooks.
@@ -56,14 +56,14 @@ impl Invocation {
 }
 
 /// What one run of a workload took.
-pub(super) struct Cost {
-    pub(super) wall: Duration,
+pub(crate) struct Cost {
+    pub(crate) wall: Duration,
     /// User and system time of its processes and all they waited for.
-    pub(super) cpu: Duration,
+    pub(crate) cpu: Duration,
 }
 
 impl Workload {
-    pub(super) fn exec(load: &Path, times: u64) -> Workload {
+    pub(crate) fn exec(load: &Path, times: u64) -> Workload {
         let work = vec![Invocation::new(load, &["exec", &times.to_string()])];
         Workload {
             name: "exec storm",
@@ -74,7 +74,7 @@ impl Workload {
     }
 
     /// Two at a time, so that both processors of a small machine are busy.
-    pub(super) fn open(load: &Path, times: u64) -> Workload {
+    pub(crate) fn open(load: &Path, times: u64) -> Workload {
         let times = times.to_string();
         let arguments = ["open", &times, OPENED_FILE];
         let work = vec![Invocation::new(load, &arguments), Invocation::new(load, &arguments)];
@@ -86,8 +86,18 @@ impl Workload {
         }
     }
 
+    /// Programs that are run from memory, each with a tag.
+    pub(crate) fn memfd(load: &Path, times: u64, tag: &str) -> Workload {
+        Workload {
+            name: "executions from memory",
+            target: Target::Ratio(1.05),
+            prepare: None,
+            work: vec![Invocation::new(load, &["memfd", &times.to_string(), tag])],
+        }
+    }
+
     /// The same over another file.
-    pub(super) fn open_file(load: &Path, times: u64, file: &Path) -> Result<Workload> {
+    pub(crate) fn open_file(load: &Path, times: u64, file: &Path) -> Result<Workload> {
         let file = file.to_str().context("the path of the file is not UTF-8")?;
         let mut workload = Workload::open(load, times);
         for invocation in &mut workload.work {
@@ -96,7 +106,7 @@ impl Workload {
         Ok(workload)
     }
 
-    pub(super) fn tcp(load: &Path, times: u64) -> Workload {
+    pub(crate) fn tcp(load: &Path, times: u64) -> Workload {
         let work = vec![Invocation::new(load, &["tcp", &times.to_string()])];
         Workload {
             name: "TCP storm",
@@ -107,7 +117,7 @@ impl Workload {
     }
 
     /// A call that nobody wants: what is left of the agent is the hook.
-    pub(super) fn getppid(load: &Path, times: u64) -> Workload {
+    pub(crate) fn getppid(load: &Path, times: u64) -> Workload {
         Workload {
             name: "getppid loop",
             target: Target::OverFloor(1.0),
@@ -117,7 +127,7 @@ impl Workload {
     }
 
     /// Calls that make files busy but touch no path.
-    pub(super) fn read_write(load: &Path, times: u64) -> Workload {
+    pub(crate) fn read_write(load: &Path, times: u64) -> Workload {
         Workload {
             name: "read/write loop",
             target: Target::OverFloor(1.05),
@@ -127,7 +137,7 @@ impl Workload {
     }
 
     /// A tree of files is written here first. What is sought is in none of them.
-    pub(super) fn grep(load: &Path, directory: &Path, files: u64) -> Result<Workload> {
+    pub(crate) fn grep(load: &Path, directory: &Path, files: u64) -> Result<Workload> {
         let directory = directory.to_str().context("the path of the files is not UTF-8")?;
         if Path::new(directory).exists() {
             fs::remove_dir_all(directory).with_context(|| format!("cannot empty {directory}"))?;
@@ -151,7 +161,7 @@ impl Workload {
     }
 
     /// A C project that is written here first.
-    pub(super) fn build(directory: &Path) -> Result<Workload> {
+    pub(crate) fn build(directory: &Path) -> Result<Workload> {
         write_project(directory).with_context(|| format!("cannot write {}", directory.display()))?;
         let directory = directory.to_str().context("the path of the project is not UTF-8")?;
         let make = Path::new("make");
@@ -167,7 +177,7 @@ impl Workload {
     }
 
     /// Starts it and returns at once.
-    pub(super) fn start(&self) -> Result<Running> {
+    pub(crate) fn start(&self) -> Result<Running> {
         let mut running = Running(Vec::new());
         for invocation in &self.work {
             running.0.push(invocation.spawn()?);
@@ -175,7 +185,7 @@ impl Workload {
         Ok(running)
     }
 
-    pub(super) fn run(&self) -> Result<Cost> {
+    pub(crate) fn run(&self) -> Result<Cost> {
         if let Some(prepare) = &self.prepare {
             wait(&prepare.spawn()?).context("cannot prepare the workload")?;
         }
@@ -197,11 +207,11 @@ impl Workload {
 }
 
 /// A workload that was started. Killed when it is let go of.
-pub(super) struct Running(Vec<Child>);
+pub(crate) struct Running(Vec<Child>);
 
 impl Running {
     /// Until its end.
-    pub(super) fn wait(mut self) -> Result<()> {
+    pub(crate) fn wait(mut self) -> Result<()> {
         for child in &mut self.0 {
             let status = child.wait().context("cannot wait for the workload")?;
             ensure!(status.success(), "the workload failed ({status})");
@@ -210,7 +220,7 @@ impl Running {
     }
 
     /// Ends it now.
-    pub(super) fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self);
     }
 }
