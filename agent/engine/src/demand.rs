@@ -58,6 +58,42 @@ const COMMON: &[&[u8]] = &[
     b"var",
 ];
 
+/// Components that many paths have, in homes, sources and below `/sys`.
+const ORDINARY: &[&[u8]] = &[
+    b".cache",
+    b".cargo",
+    b".config",
+    b".git",
+    b".github",
+    b".local",
+    b".npm",
+    b".rustup",
+    b".venv",
+    b"build",
+    b"certs",
+    b"class",
+    b"config",
+    b"config.json",
+    b"config.toml",
+    b"config.yaml",
+    b"config.yml",
+    b"containers",
+    b"data",
+    b"devices",
+    b"dist",
+    b"docs",
+    b"index.js",
+    b"main",
+    b"modules",
+    b"package.json",
+    b"private",
+    b"security",
+    b"settings.json",
+    b"test",
+    b"tests",
+    b"virtual",
+];
+
 /// What an open asks for, and whether it was granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Access {
@@ -195,7 +231,10 @@ impl Pattern {
         match self {
             Self::Component(name) if COMMON.contains(&&**name) => 1000,
             Self::Component(name) if name.len() <= 2 => 50,
-            Self::Component(_) => 1,
+            Self::Component(name) if ORDINARY.contains(&&**name) => 30,
+            // Hidden files and directories belong to one program.
+            Self::Component(name) if name.starts_with(b".") => 1,
+            Self::Component(_) => 2,
             Self::Extension(_) => 20,
         }
     }
@@ -758,7 +797,9 @@ mod tests {
             ("fd.directory = /", "all"),
             ("fd.name endswith .pth", "*.pth"),
             ("fd.name endswith .tar.gz", "*.gz"),
-            ("fd.name endswith /.ssh/authorized_keys", "authorized_keys"),
+            ("fd.name endswith /.ssh/authorized_keys", ".ssh"),
+            ("fd.name endswith /.git/hooks/pre-commit", "pre-commit"),
+            ("fd.directory = /sys/class/dmi/id", "dmi"),
             ("fd.name endswith keys", "all"),
             ("fd.directory endswith .d", "all"),
             ("fd.directory endswith /.ssh", ".ssh"),
