@@ -241,6 +241,36 @@ fn event() -> impl Strategy<Value = ExampleEvent> {
         )
 }
 
+/// A check of the path of an open, of few letters, so that much of it nearly matches.
+fn path_check() -> impl Strategy<Value = String> {
+    (
+        prop::sample::select(vec![
+            "fd.name",
+            "fd.name",
+            "fs.path.name",
+            "fd.directory",
+            "fd.filename",
+            "basename(fd.name)",
+        ]),
+        prop::sample::select(vec!["=", "startswith", "endswith", "contains", "glob", "in", "pmatch"]),
+        "/?((a|ab|[.]x|b[.]x|[*]|[?]|[*]a|a[*])/){0,2}(a|b|ab|[.]x|[*]|[?])?",
+    )
+        .prop_map(|(field, operator, value)| match operator {
+            "in" | "pmatch" => format!("{field} {operator} ({})", quoted(&value)),
+            _ => format!("{field} {operator} {}", quoted(&value)),
+        })
+}
+
+fn path_condition() -> impl Strategy<Value = String> {
+    path_check().prop_recursive(2, 6, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left} and {right})")),
+            (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left} or {right})")),
+            inner.prop_map(|part| format!("not ({part})")),
+        ]
+    })
+}
+
 /// Rules with these conditions, as a file.
 fn rules(conditions: &[String]) -> String {
     let mut text = String::new();
@@ -332,6 +362,33 @@ proptest! {
                     let admits = |(accesses, opens): &(AccessSet, Opens)| accesses.contains(access) && opens.admits(path);
                     prop_assert!(reason.opens.iter().any(admits), "{:?}\n{}", event, text);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_rule_matches_of_paths_is_demanded(
+        conditions in prop::collection::vec(path_condition(), 12),
+        paths in prop::collection::vec("(/(a|b|ab|aa|[.]x|b[.]x|ab[.]x)){0,3}", 20),
+    ) {
+        let text = rules(&conditions);
+        let ruleset = match load(&[Source { name: "random.yaml", text: &text }]) {
+            Ok(loaded) => loaded.ruleset,
+            Err(errors) => panic!("{errors}\n{text}"),
+        };
+        let demand = ruleset.demand();
+        let reasons: Vec<_> = demand.reasons("openat").collect();
+        for path in &paths {
+            let mut event = ExampleEvent::new("openat").unwrap();
+            event.set(&FieldRef::plain(Field::FdName), Value::from(path.as_str()));
+            event.set(&FieldRef::plain(Field::FsPathName), Value::from(path.as_str()));
+            event.derive();
+            for rule in ruleset.rules().iter().filter(|rule| ruleset.interpret(rule, &event)) {
+                let reason = reasons.iter().find(|reason| *reason.rule == *rule.id);
+                let admits = |(accesses, opens): &(AccessSet, Opens)| {
+                    accesses.contains(Access::default()) && opens.admits(path.as_bytes())
+                };
+                prop_assert!(reason.is_some_and(|reason| reason.opens.iter().any(admits)), "{path}: {}", rule.condition);
             }
         }
     }
