@@ -4,6 +4,7 @@
 
 use crate::identity::AgentId;
 use crate::logging::LogFormat;
+use crate::sandbox::Sandbox;
 use crate::spool::SpoolConfig;
 use crate::spool::queue::QueueLimits;
 use axum::http::Uri;
@@ -43,6 +44,8 @@ pub struct Config {
     pub spool: Spool,
     /// Delivery to collectors.
     pub export: Export,
+    /// Whether to give up privileges after the start: `on`, `off` or `required`.
+    pub sandbox: Sandbox,
 }
 
 /// Section `log`.
@@ -130,6 +133,7 @@ impl Default for Config {
             queue: Queue::default(),
             spool: Spool::default(),
             export: Export::default(),
+            sandbox: Sandbox::default(),
         }
     }
 }
@@ -596,7 +600,7 @@ mod tests {
              log: {level: debug, format: json}\nhttp: {listen: none, insecure: true}\n\
              queue: {items_max: 5, bytes_max: 2MiB}\nspool: {bytes_max: 1GiB, segment_bytes: 65536}\n\
              export:\n  batch_items_max: 10\n  batch_bytes_max: 100 KiB\n  connect_timeout: 1s\n  ack_timeout: 2m\n  \
-             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\n",
+             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\nsandbox: required\n",
         )
         .unwrap();
         let expected = Config {
@@ -633,6 +637,7 @@ mod tests {
                 backoff_max: Duration::from_millis(6),
                 drain_timeout: Duration::ZERO,
             },
+            sandbox: Sandbox::Required,
         };
         assert_eq!(config, expected);
     }
@@ -667,6 +672,7 @@ mod tests {
             "  backoff_min:",
             "  backoff_max:",
             "  drain_timeout:",
+            "sandbox:",
         ] {
             assert!(text.lines().any(|line| line.starts_with(key)), "{key}");
         }
@@ -709,6 +715,7 @@ mod tests {
             ("collectors:\n  - a:1\n", "agent.yaml:2:5: invalid collector `a:1`: "),
             ("agent_id: \"a b\"\n", "agent.yaml:1:11: invalid agent id `a b`; use"),
             ("log: {format: xml}\n", "agent.yaml:1:15: "),
+            ("sandbox: yes\n", "agent.yaml:1:10: "),
             ("log: [\n", "agent.yaml:"),
             (
                 "spool: {bytes_max: 1MiB}\n",

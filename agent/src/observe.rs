@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -13,14 +14,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use prometheus_client::metrics::counter::Counter;
-use staghound_engine::ruleset::Loaded;
+use staghound_engine::ruleset::{Loaded, Ruleset};
 use staghound_proto::{
     json, text,
     v1::{Item, item},
 };
-use tokio::{runtime, sync::oneshot, task};
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{self, oneshot},
+    task,
+};
 
 use crate::{
     admin::{Admin, Readiness},
@@ -32,6 +38,8 @@ use crate::{
     metrics::Metrics,
     packs,
     process::ProcessTable,
+    reload::{Reloadable, Replacer, reloadable},
+    sandbox::{self, Sandbox},
     sensor::{Attachment, Sensor, SensorConfig},
     shutdown::Shutdown,
     spool::{
@@ -101,6 +109,9 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
         Some(address) => Some(Admin::bind(address, config.http.insecure).await?),
         None => None,
     };
+    let hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    // Everything that takes privileges is done, and no thread but this one runs that could keep them.
+    give_up_privileges(config.sandbox)?;
     let agent_id = if config.collectors.is_empty() {
         identity::transient_agent_id(config.agent_id.as_ref())?
     } else {
@@ -108,6 +119,7 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
     };
     let host = identity::host(&agent_id);
     let digest: Arc<str> = loaded.ruleset.digest().into();
+    let (digest_sender, ruleset_digest) = sync::watch::channel(digest.to_string());
 
     let mut first = watch::missing_hooks(&sensor);
     let (spool, exporter) = if config.collectors.is_empty() {
@@ -122,7 +134,6 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
             );
         }
         first.splice(0..0, opened.not_running(SystemTime::now()));
-        let (digest_sender, ruleset_digest) = tokio::sync::watch::channel(digest.to_string());
         let introduction = Introduction {
             agent_version: cli::version().to_owned(),
             host: host.clone(),
@@ -135,13 +146,7 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
             spool.reader(),
             metrics.export.clone(),
         );
-        // The sender lives as long as the exporter; a reload will send through it.
-        let exporter = task::spawn(async move {
-            let drained = exporter.run().await;
-            drop(digest_sender);
-            drained
-        });
-        (Some(spool), Some(exporter))
+        (Some(spool), Some(task::spawn(exporter.run())))
     };
     let (sink, source) = queue(config.queue_limits(), metrics.queue_drops.clone());
     let printer = match output {
@@ -160,6 +165,17 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
         task::spawn(admin.serve(Arc::clone(&metrics), readiness.clone(), shutdown.clone()))
     });
 
+    let (replacer, rules) = reloadable(loaded.ruleset);
+    let reloading = task::spawn(
+        Reload {
+            paths: config.rules,
+            replacer,
+            digest: digest_sender,
+            metrics: Arc::clone(&metrics),
+            terminal: [io::stdin().is_terminal(), io::stdout().is_terminal()],
+        }
+        .on(hangups, shutdown.clone()),
+    );
     let origin = Origin {
         host,
         run_id: String::new(),
@@ -170,7 +186,7 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
     let hot = thread::Builder::new()
         .name("sensor".to_owned())
         .spawn(move || {
-            let result = hot(sensor, &loaded, &origin, &metrics, &sink, &stop);
+            let result = hot(sensor, rules, origin, &metrics, &sink, &stop);
             stop.signal();
             // Nobody listens any more only when the agent is ending anyway.
             let _unheard = done.send(result);
@@ -201,6 +217,7 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
         serving.await?.context("the http listener broke")?;
     }
     signals.abort();
+    reloading.abort();
     let watched = watched?;
     tracing::info!(
         "stopped: {} records, {} events lost, {} repeated opens counted",
@@ -211,11 +228,82 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
     Ok(ExitCode::SUCCESS)
 }
 
+/// Enters the sandbox as configured, and says what that came to.
+fn give_up_privileges(sandbox: Sandbox) -> Result<()> {
+    if sandbox == Sandbox::Off {
+        tracing::warn!("sandbox: off; the agent keeps every privilege that it was started with");
+        return Ok(());
+    }
+    let entered = sandbox::enter();
+    let failures = entered.failures.join("; ");
+    if failures.is_empty() {
+        tracing::info!("sandbox: {entered}");
+        return Ok(());
+    }
+    ensure!(
+        sandbox == Sandbox::On,
+        "sandbox: {failures}; it is required: start without what hinders it, or configure `sandbox: on` to go on regardless"
+    );
+    tracing::error!("sandbox: incomplete: {failures}; going on with more privileges than needed ({entered})");
+    Ok(())
+}
+
+/// Reads rules again while the agent runs.
+struct Reload {
+    paths: Vec<PathBuf>,
+    replacer: Replacer<Ruleset>,
+    digest: sync::watch::Sender<String>,
+    metrics: Arc<Metrics>,
+    /// Whether standard input and output were a terminal at the start.
+    terminal: [bool; 2],
+}
+
+impl Reload {
+    /// Reloads on SIGHUP: with mistakes the old rules stay. Where a terminal was and is no more, the signal tells of its
+    /// end, and the agent's with it. Never returns; spawn it.
+    async fn on(mut self, mut hangups: Signal, shutdown: Shutdown) {
+        while hangups.recv().await.is_some() {
+            let terminal = [io::stdin().is_terminal(), io::stdout().is_terminal()];
+            if self.terminal.iter().zip(terminal).any(|(before, now)| *before && !now) {
+                tracing::info!("stopping, as the terminal has gone");
+                shutdown.signal();
+                continue;
+            }
+            let paths = self.paths.clone();
+            let loaded = task::spawn_blocking(move || packs::load_with_embedded(&paths)).await;
+            match loaded
+                .context("the rules thread ended without a word")
+                .and_then(|loaded| Ok(loaded?))
+            {
+                Ok(loaded) => self.take(loaded),
+                Err(error) => {
+                    let mistakes = format!("{error:#}");
+                    let mistakes: Vec<&str> = mistakes.lines().collect();
+                    tracing::error!("rules not reloaded, the old ones stay: {}", mistakes.join("; "));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, loaded: Loaded) {
+        let (active, inactive) = (loaded.ruleset.rules().len(), loaded.inactive.len());
+        let digest = loaded.ruleset.digest().to_owned();
+        doubts(&loaded);
+        if let Err(busy) = self.replacer.replace(loaded.ruleset) {
+            tracing::error!("rules not reloaded, the old ones stay: {busy}; send SIGHUP again");
+            return;
+        }
+        self.metrics.rules(active, inactive);
+        tracing::info!("rules reloaded: {active} rules ({inactive} inactive), {digest}");
+        self.digest.send_replace(digest);
+    }
+}
+
 /// Everything that happens on the sensor's thread.
 fn hot(
     mut sensor: Sensor,
-    loaded: &Loaded,
-    origin: &Origin,
+    mut rules: Reloadable<Ruleset>,
+    mut origin: Origin,
     metrics: &Arc<Metrics>,
     sink: &AlertSink,
     shutdown: &Shutdown,
@@ -232,8 +320,8 @@ fn hot(
     };
     let mut line = Watch {
         processes: &mut processes,
-        rules: &loaded.ruleset,
-        origin,
+        rules: &mut rules,
+        origin: &mut origin,
         counters: Counters::of(metrics),
         items: &mut items,
     };
@@ -338,18 +426,23 @@ fn report(sensor: &Sensor, loaded: &Loaded) {
             Attachment::LeftOut | Attachment::NoHook | Attachment::Refused(_) => tracing::warn!("{outcome}"),
         }
     }
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    for inactive in &loaded.inactive {
-        tracing::warn!("{inactive}");
-    }
+    doubts(loaded);
     tracing::info!(
         "observing with {} rules ({} inactive), {}",
         loaded.ruleset.rules().len(),
         loaded.inactive.len(),
         loaded.ruleset.digest()
     );
+}
+
+/// What is not right with rules that were loaded all the same.
+fn doubts(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    for inactive in &loaded.inactive {
+        tracing::warn!("{inactive}");
+    }
 }
 
 fn humantime(time: SystemTime) -> String {

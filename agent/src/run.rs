@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     packs,
     process::{Process, ProcessTable},
+    reload::Reloadable,
     sensor::{Attachment, Sensor, SensorConfig},
     watch::{self, Counters, Watch, Watched},
 };
@@ -180,7 +181,7 @@ pub fn run(config: &RunConfig) -> Result<u8> {
         .map(ToString::to_string)
         .collect();
     let host = identity::host(&identity::transient_agent_id(None)?);
-    let origin = Origin {
+    let mut origin = Origin {
         host,
         run_id: identity::random_id()?,
         ruleset_digest: loaded.ruleset.digest().into(),
@@ -209,10 +210,11 @@ pub fn run(config: &RunConfig) -> Result<u8> {
             (Some(v1::item::Kind::Alert(alert)), Some(rule)) => findings.add(alert, rule.severity),
             _ => gaps += 1,
         };
+        let mut rules = Reloadable::fixed(loaded.ruleset);
         let mut line = Watch {
             processes: &mut processes,
-            rules: &loaded.ruleset,
-            origin: &origin,
+            rules: &mut rules,
+            origin: &mut origin,
             counters: Counters::of(&metrics),
             items: &mut items,
         };

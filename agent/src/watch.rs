@@ -23,6 +23,7 @@ use crate::{
     event::{Event, Host, Names},
     metrics::{BySeverity, Metrics},
     process::{ProcessTable, TableCounts},
+    reload::Reloadable,
     sensor::{Losses, Sensor, SensorError, decode},
     spool::queue::observation_gap,
 };
@@ -41,10 +42,10 @@ const QUIET_ROUNDS: u32 = 3;
 pub struct Watch<'a> {
     /// Who is who.
     pub processes: &'a mut ProcessTable,
-    /// What to look for.
-    pub rules: &'a Ruleset,
-    /// What all alerts have in common.
-    pub origin: &'a Origin,
+    /// What to look for; a replacement is taken between two batches.
+    pub rules: &'a mut Reloadable<Ruleset>,
+    /// What all alerts have in common; the digest follows the rules.
+    pub origin: &'a mut Origin,
     /// Counters, resolved in advance.
     pub counters: Counters,
     /// Takes alerts and gaps; must not block.
@@ -135,6 +136,11 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
         } else {
             sensor.wait(HOUSEKEEPING);
         }
+        if watch.rules.refresh() {
+            watch.origin.ruleset_digest = watch.rules.current().digest().into();
+            scratch = Scratch::new();
+        }
+        let rules = watch.rules.current();
         let mut newest_ns = None;
         let drained = sensor.drain(BATCH, |bytes| {
             watched.records += 1;
@@ -149,7 +155,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             let Some(event) = Event::of(&record, process, watched.records, watch.processes, &host, &names) else {
                 return;
             };
-            watch.rules.matches(&event, &mut scratch, &mut |rule| {
+            rules.matches(&event, &mut scratch, &mut |rule| {
                 watch.counters.matches.of(alert::severity(rule.severity)).inc();
                 let alert = alert::of(rule, &event, watch.origin);
                 (watch.items)(

@@ -1,0 +1,181 @@
+//! The agent guarding itself: what it gives up, what it notices being done to it, and rules that change while it runs.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use staghound_tests::{
+    DECOY_DIRECTORY, DECOY_RULE, DECOY_RULES, actor,
+    process::{Agent, output, staghound},
+    until,
+};
+use tempfile::TempDir;
+
+/// CAP_BPF, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+const CAPABILITIES_LEFT: &str = "0000008000080004";
+
+/// A state directory and a decoy beside it.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(TempDir::new().unwrap());
+        fs::create_dir(place.path(DECOY_DIRECTORY)).unwrap();
+        fs::write(place.decoy(), "decoy").unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().canonicalize().unwrap().join(name)
+    }
+
+    fn decoy(&self) -> PathBuf {
+        self.path(DECOY_DIRECTORY).join("id_1")
+    }
+
+    /// A configuration of its own.
+    fn configured(&self, text: &str) -> PathBuf {
+        let path = self.path("agent.yaml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// An agent that shows its alerts as JSON.
+    fn agent(&self, config: &str) -> Agent {
+        let config = self.configured(config);
+        Agent::observe(
+            &self.path("state"),
+            ["--output", "json", "--config", config.to_str().unwrap()],
+        )
+    }
+
+    /// Has the decoy read, and waits for the alert of a rule.
+    fn read(&self, agent: &Agent, rule: &str) -> Value {
+        let mut reader = actor(["open".as_ref(), self.decoy().as_os_str(), "read".as_ref()])
+            .spawn()
+            .unwrap();
+        let pid = reader.id();
+        assert!(reader.wait().unwrap().success());
+        until(&format!("alert of {rule}"), || {
+            agent
+                .shown()
+                .into_iter()
+                .find(|alert| alert["rule"]["id"] == rule && alert["process"]["pid"] == pid)
+        })
+    }
+}
+
+/// What the kernel says of each thread of a process, by key.
+fn threads(pid: u32, keys: &[&str]) -> Vec<Vec<String>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok())
+        .map(|status| {
+            let value = |key: &&str| status.lines().find_map(|line| line.strip_prefix(*key));
+            keys.iter()
+                .map(|key| value(key).unwrap_or_default().trim().to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+const GIVEN_UP: [&str; 6] = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:"];
+
+#[test]
+fn every_thread_of_an_observing_agent_has_given_up_what_it_promises() {
+    let place = Place::new();
+    let mut agent = place.agent("sandbox: required\n");
+    let none = "0".repeat(16);
+    let left = [
+        &none,
+        CAPABILITIES_LEFT,
+        CAPABILITIES_LEFT,
+        CAPABILITIES_LEFT,
+        &none,
+        "1",
+    ];
+    let observed = threads(agent.running.pid(), &GIVEN_UP);
+    assert!(observed.len() >= 3, "{observed:?}");
+    for thread in observed {
+        assert_eq!(thread, left);
+    }
+    for thread in threads(agent.running.pid(), &["Seccomp:"]) {
+        assert_eq!(thread, ["2"]);
+    }
+    let told = agent.running.stderr();
+    assert!(
+        told.contains("sandbox: capabilities left: CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_BPF; no new privileges;"),
+        "{told}"
+    );
+    // And it still sees, shows, answers and stops in order.
+    place.read(&agent, DECOY_RULE);
+    assert!(agent.running.terminate().success());
+    assert!(
+        !agent.running.stderr().contains("not permitted"),
+        "{}",
+        agent.running.stderr()
+    );
+}
+
+#[test]
+fn the_sandbox_can_be_switched_off_and_says_so() {
+    let place = Place::new();
+    let agent = place.agent("sandbox: off\n");
+    for thread in threads(agent.running.pid(), &["Seccomp:", "NoNewPrivs:"]) {
+        assert_eq!(thread, ["0", "0"]);
+    }
+    assert!(agent.running.stderr().contains("sandbox: off; the agent keeps"));
+}
+
+#[test]
+fn a_command_of_run_keeps_its_privileges() {
+    let status = output(&mut staghound(["run", "--", "cat", "/proc/self/status"])).text();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    for key in GIVEN_UP {
+        let line = |status: &str| status.lines().find(|line| line.starts_with(key)).map(str::to_owned);
+        assert_eq!(line(&status), line(&own), "{status}");
+    }
+}
+
+/// Counts lines of the log that hold a text.
+fn told(agent: &Agent, text: &str) -> usize {
+    agent
+        .running
+        .stderr()
+        .lines()
+        .filter(|line| line.contains(text))
+        .count()
+}
+
+#[test]
+fn rules_are_reloaded_on_hangup_and_stay_when_they_have_mistakes() {
+    let place = Place::new();
+    let mut agent = place.agent("");
+    let rules: &Path = &place.path("state/rules/decoy.yaml");
+    let before = place.read(&agent, DECOY_RULE);
+
+    fs::write(rules, DECOY_RULES.replace(DECOY_RULE, "test/decoy-again")).unwrap();
+    agent.running.signal(libc::SIGHUP);
+    until("reload", || (told(&agent, "rules reloaded: ") == 1).then_some(()));
+    let after = place.read(&agent, "test/decoy-again");
+    let digest = |alert: &Value| alert["rule"]["rulesetDigest"].as_str().unwrap().to_owned();
+    assert_ne!(digest(&before), digest(&after));
+    let old_rule_alerts = || {
+        let shown = agent.shown();
+        shown.iter().filter(|alert| alert["rule"]["id"] == DECOY_RULE).count()
+    };
+    assert_eq!(old_rule_alerts(), 1, "the old rule is gone");
+
+    fs::write(rules, DECOY_RULES.replace("fd.name contains", "fd.nam contains")).unwrap();
+    agent.running.signal(libc::SIGHUP);
+    until("refusal of rules with mistakes", || {
+        (told(&agent, "rules not reloaded, the old ones stay: ") == 1).then_some(())
+    });
+    assert!(agent.running.stderr().contains("unknown field `fd.nam`"));
+    let kept = place.read(&agent, "test/decoy-again");
+    assert_eq!(digest(&kept), digest(&after));
+    assert!(agent.running.terminate().success());
+}
