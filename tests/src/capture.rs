@@ -203,6 +203,17 @@ impl Capture {
         self.sensor.losses().expect("the counters can be read")
     }
 
+    /// Who is who.
+    #[must_use]
+    pub fn table(&self) -> &ProcessTable {
+        &self.table
+    }
+
+    /// Waits for records, so long at most.
+    pub fn wait(&mut self, limit: Duration) {
+        self.sensor.wait(limit);
+    }
+
     /// Takes in what the rings hold; yields whether there was anything.
     pub fn drain(&mut self, into: &mut Vec<Seen>) -> bool {
         let Self {
