@@ -1,7 +1,7 @@
 //! A sensor in this process, and what it saw of the processes that a test ran.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::Read as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
@@ -11,11 +11,73 @@ use std::{
 use staghound::{
     event::{Detail, Ends, Event, Host, Names},
     process::{Credentials, Process, ProcessTable},
-    sensor::{Losses, Sensor, SensorConfig, decode},
+    sensor::{
+        Losses, Sensor, SensorConfig,
+        decode::{self, Body, Record},
+        syscalls,
+    },
 };
-use staghound_engine::event::EventKind;
+use staghound_ebpf::{Call, Resolved, Span, flags};
+use staghound_engine::{
+    event::{Event as _, EventKind, Value},
+    field::FieldRef,
+};
 
 use crate::deadline;
+
+/// The fields that tests look at, beside what [`Seen`] holds as numbers: what rules see.
+const FIELDS: &[&str] = &[
+    "evt.args",
+    "evt.res",
+    "evt.io_uring",
+    "evt.is_open_create",
+    "evt.is_open_write",
+    "evt.duration",
+    "fd.name",
+    "fd.num",
+    "fd.ino",
+    "fd.type",
+    "fd.bytes_in",
+    "fd.bytes_out",
+    "fs.path.name",
+    "fs.path.source",
+    "fs.path.target",
+    "dns.qname",
+    "dns.answer",
+    "tls.sni",
+    "target.pid",
+    "target.relation",
+    "fork.new_namespaces",
+    "proc.stdin.type",
+    "proc.stdout.type",
+    "proc.is_exe_secure",
+    "proc.sid",
+    "proc.vpid",
+    "evt.arg.request",
+    "evt.arg.sig",
+    "evt.arg.flags",
+    "evt.arg.option",
+    "evt.arg.cmd",
+    "evt.arg.domain",
+    "evt.arg.type",
+    "evt.arg.opcode",
+    "evt.arg.linkpath",
+    "evt.arg.target",
+    "evt.arg.name",
+    "evt.arg.uid",
+    "evt.arg.prot",
+    "evt.arg.mode",
+];
+
+static FIELD_REFS: LazyLock<Vec<(&'static str, FieldRef)>> = LazyLock::new(|| {
+    FIELDS
+        .iter()
+        .map(|name| {
+            let field = FieldRef::parse(name).unwrap_or_else(|error| panic!("`{name}` is no field: {error:?}"));
+            (*name, field)
+        })
+        .collect()
+});
 
 /// An event with everything it holds.
 #[derive(Clone, Debug)]
@@ -54,11 +116,37 @@ pub struct Seen {
     pub detail: Detail,
     /// The process, as it was.
     pub process: Arc<Process>,
+    /// What rules see of it: the fields of [`FIELDS`] that it has; several values joined by commas.
+    pub fields: HashMap<&'static str, String>,
+}
+
+fn text_of(value: Value<'_>) -> String {
+    match value {
+        Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Flag(flag) => flag.to_string(),
+        Value::Address(address) => address.to_string(),
+    }
+}
+
+fn fields_of(event: &Event<'_>) -> HashMap<&'static str, String> {
+    FIELD_REFS
+        .iter()
+        .filter_map(|(name, field)| {
+            let mut values = Vec::new();
+            event.each(field, &mut |value| {
+                values.push(text_of(value));
+                true
+            });
+            (!values.is_empty()).then(|| (*name, values.join(",")))
+        })
+        .collect()
 }
 
 impl Seen {
     fn of(event: &Event<'_>) -> Self {
         Self {
+            fields: fields_of(event),
             kind: event.kind,
             event_type: event.event_type,
             time_ns: event.time_ns,
@@ -85,10 +173,118 @@ impl Seen {
         String::from_utf8_lossy(self.path.as_deref().unwrap_or_default()).into_owned()
     }
 
+    /// A field as rules see it; empty when the event does not have it.
+    #[must_use]
+    pub fn field(&self, name: &str) -> &str {
+        assert!(FIELDS.contains(&name), "add `{name}` to the fields that are captured");
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
     /// The arguments of its process.
     #[must_use]
     pub fn arguments(&self) -> Vec<Vec<u8>> {
         self.process.image.arguments().map(<[u8]>::to_vec).collect()
+    }
+}
+
+/// A system call as its record tells of it, before an event is made of it.
+#[derive(Clone, Debug)]
+pub struct Called {
+    /// The call, as the agent names it.
+    pub name: &'static str,
+    /// Thread group.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Bits of `staghound_ebpf::flags`.
+    pub flags: u16,
+    /// Its numbers.
+    pub call: Call,
+    /// Path of the descriptor.
+    pub object: String,
+    /// Path of the second descriptor.
+    pub new_object: String,
+    /// The path that was passed, joined with its directory.
+    pub path: String,
+    /// Likewise the second one.
+    pub new_path: String,
+    /// The text that was passed.
+    pub text: Vec<u8>,
+    /// The other text, or bytes.
+    pub more: Vec<u8>,
+}
+
+impl Called {
+    fn of(record: &Record<'_>, call: &Call) -> Self {
+        let header = &record.header;
+        let walked = |span: Span| {
+            let mut path = Vec::new();
+            if span != Span::default() {
+                record.walked_path(span, &mut path);
+            }
+            String::from_utf8_lossy(&path).into_owned()
+        };
+        let passed = |base, name| {
+            if name == Span::default() && base == Span::default() {
+                return String::new();
+            }
+            String::from_utf8_lossy(&record.passed_path(base, name)).into_owned()
+        };
+        Self {
+            name: syscalls::name(header.syscall, header.flags & flags::COMPAT != 0).unwrap_or("(unknown)"),
+            pid: header.pid,
+            tid: header.tid,
+            flags: header.flags,
+            call: *call,
+            object: walked(call.object),
+            new_object: walked(call.new_object),
+            path: passed(call.base, call.name),
+            new_path: passed(call.new_base, call.new_name),
+            text: record.text(call.text).to_vec(),
+            more: record.bytes(call.more).to_vec(),
+        }
+    }
+}
+
+/// What a command did, in the order of its records.
+#[derive(Debug, Default)]
+pub struct Drained {
+    /// Events.
+    pub events: Vec<Seen>,
+    /// Calls that have no record of a kind of their own.
+    pub calls: Vec<Called>,
+    /// What the kernel resolved paths to, by thread group.
+    pub resolved: Vec<(u32, String, String)>,
+}
+
+impl Drained {
+    fn note(&mut self, record: &Record<'_>) {
+        match &record.body {
+            Body::Call(call) => self.calls.push(Called::of(record, call)),
+            Body::Resolved(Resolved { path, new_path }) => {
+                let [path, new_path] = [path, new_path].map(|span| {
+                    let mut path = Vec::new();
+                    record.walked_path(*span, &mut path);
+                    String::from_utf8_lossy(&path).into_owned()
+                });
+                self.resolved.push((record.header.pid, path, new_path));
+            }
+            Body::Exec(_)
+            | Body::Fork(_)
+            | Body::Exit(_)
+            | Body::Open(_)
+            | Body::Rename(_)
+            | Body::Unlink(_)
+            | Body::Chmod(_)
+            | Body::Chdir(_)
+            | Body::Connect(_)
+            | Body::Listen(_)
+            | Body::Accept(_)
+            | Body::Send(_)
+            | Body::Receive(_)
+            | Body::Ended(_)
+            | Body::Bind(_) => {}
+        }
     }
 }
 
@@ -103,6 +299,10 @@ pub struct Run {
     pub stdout: String,
     /// Everything that it and its descendants did, in order.
     pub events: Vec<Seen>,
+    /// Their calls that have no record of a kind of their own, in order.
+    pub calls: Vec<Called>,
+    /// What the kernel resolved paths to for them.
+    pub resolved: Vec<(u32, String, String)>,
     /// What the programs had lost before and after.
     pub losses: (Losses, Losses),
 }
@@ -214,8 +414,16 @@ impl Capture {
         self.sensor.wait(limit);
     }
 
-    /// Takes in what the rings hold; yields whether there was anything.
+    /// Takes in the events that the rings hold; yields whether there was anything.
     pub fn drain(&mut self, into: &mut Vec<Seen>) -> bool {
+        let mut drained = Drained::default();
+        let any = self.drain_all(&mut drained);
+        into.append(&mut drained.events);
+        any
+    }
+
+    /// Takes in all that the rings hold; yields whether there was anything.
+    pub fn drain_all(&mut self, into: &mut Drained) -> bool {
         let Self {
             sensor,
             table,
@@ -226,9 +434,10 @@ impl Capture {
         let drained = sensor.drain(usize::MAX, |bytes| {
             let record = decode::decode(bytes).expect("the programs write records that decode");
             *number += 1;
+            into.note(&record);
             let process = table.apply(&record);
             if let Some(event) = Event::of(&record, process, *number, table, host, names) {
-                into.push(Seen::of(&event));
+                into.events.push(Seen::of(&event));
             }
         });
         drained > 0
@@ -251,31 +460,37 @@ impl Capture {
         let mut child = Guard(child);
         let pid = child.0.id();
         started(&mut child.0);
-        let mut seen = Vec::new();
+        let mut all = Drained::default();
         let begun = Instant::now();
-        while !all_ended(pid, &seen) {
+        while !all_ended(pid, &all.events) {
             assert!(
                 begun.elapsed() < deadline(),
                 "{command:?} (pid {pid}) and its descendants were not seen to end within {:?}; seen: {:#?}",
                 deadline(),
-                seen.iter().map(|seen| (seen.kind, seen.pid)).collect::<Vec<_>>()
+                all.events.iter().map(|seen| (seen.kind, seen.pid)).collect::<Vec<_>>()
             );
             self.sensor.wait(Duration::from_millis(50));
-            self.drain(&mut seen);
+            self.drain_all(&mut all);
         }
-        while self.drain(&mut seen) {}
+        while self.drain_all(&mut all) {}
         let status = child.0.wait().expect("a child can be waited for");
         let mut stdout = String::new();
         let mut pipe = child.0.stdout.take().expect("it is a pipe");
         pipe.read_to_string(&mut stdout).expect("the actor prints UTF-8");
-        let tree = tree(pid, &seen);
-        Run {
+        let tree = tree(pid, &all.events);
+        let mut run = Run {
             pid,
             status,
             stdout,
-            events: seen.into_iter().filter(|seen| tree.contains(&seen.pid)).collect(),
+            events: all.events,
+            calls: all.calls,
+            resolved: all.resolved,
             losses: (losses_before, self.losses()),
-        }
+        };
+        run.events.retain(|seen| tree.contains(&seen.pid));
+        run.calls.retain(|called| tree.contains(&called.pid));
+        run.resolved.retain(|(pid, ..)| tree.contains(pid));
+        run
     }
 
     /// Runs the actor, which must succeed.
@@ -298,15 +513,10 @@ impl Drop for Guard {
 }
 
 fn child_of(seen: &Seen) -> Option<u32> {
-    match &seen.detail {
-        Detail::Fork(fork) => Some(fork.child_pid),
-        Detail::Process(_)
-        | Detail::Open(..)
-        | Detail::Rename(..)
-        | Detail::Unlink(..)
-        | Detail::Chmod(..)
-        | Detail::Socket(..) => None,
-    }
+    let Detail::Fork(fork) = &seen.detail else {
+        return None;
+    };
+    Some(fork.child_pid)
 }
 
 /// A process and all its descendants that were seen made. Forks come before what the child does.

@@ -9,8 +9,10 @@
 )]
 
 pub mod capture;
+pub mod elf32;
 pub mod feed;
 pub mod process;
+pub mod script;
 
 use std::{
     env,

@@ -17,6 +17,7 @@
 //! | `a=IP:PORT`, `u=PATH` | address of a socket address |
 //! | `@K`, `*K`, `*K.I` | address of the K-th of these so far; what its I-th 32-bit word holds now |
 //! | `$K` | result of the K-th call |
+//! | `f=K` | address of `/proc/self/fd/` and that result |
 //! | `d=PATH`, `w=PATH`, `p=PATH` | a descriptor of it, opened to read, to write, or with `O_PATH` |
 //! | `pid`, `child`, `ring` | this process; a child that waits and is killed at the end; an io_uring |
 //!
@@ -48,7 +49,8 @@ const NUMBERS: &[(&str, c_long)] = numbers![
     "accept" SYS_accept "accept4" SYS_accept4 "acct" SYS_acct "add_key" SYS_add_key "bind" SYS_bind "bpf" SYS_bpf
     "capset" SYS_capset "chdir" SYS_chdir "chmod" SYS_chmod "chown" SYS_chown "chroot" SYS_chroot "clock_settime" SYS_clock_settime
     "close" SYS_close "connect" SYS_connect "copy_file_range" SYS_copy_file_range "creat" SYS_creat
-    "delete_module" SYS_delete_module "dup" SYS_dup "dup2" SYS_dup2 "dup3" SYS_dup3 "fanotify_init" SYS_fanotify_init
+    "delete_module" SYS_delete_module "dup" SYS_dup "dup2" SYS_dup2 "dup3" SYS_dup3
+    "execve" SYS_execve "execveat" SYS_execveat "fanotify_init" SYS_fanotify_init
     "fanotify_mark" SYS_fanotify_mark "fchdir" SYS_fchdir "fchmod" SYS_fchmod "fchmodat" SYS_fchmodat "fchmodat2" SYS_fchmodat2
     "fchown" SYS_fchown "fchownat" SYS_fchownat "fcntl" SYS_fcntl "finit_module" SYS_finit_module
     "fremovexattr" SYS_fremovexattr "fsconfig" SYS_fsconfig "fsetxattr" SYS_fsetxattr "fsmount" SYS_fsmount "fsopen" SYS_fsopen
@@ -236,6 +238,10 @@ impl Script {
                 let mut bytes = bytes_of_hex(hex)?;
                 bytes.resize(bytes.len().max(len.parse()?), 0);
                 self.keep(&bytes)
+            }
+            b'f' => {
+                let descriptor = self.argument(OsStr::new(&format!("${}", text()?)))?;
+                self.keep(format!("/proc/self/fd/{descriptor}\0").as_bytes())
             }
             b'z' => self.keep(&vec![0; text()?.parse()?]),
             b'v' | b'i' => {
