@@ -351,8 +351,15 @@ impl ProcessTable {
     /// Looks for some processes in `/proc`, if records were lost, and lets go of those that are gone. To be called now and
     /// then; each call costs some two milliseconds at most.
     pub fn check_some(&mut self) {
+        if self.unchecked.is_empty() && self.check_again && !seed::sees_all() {
+            self.check_again = false;
+        }
+        self.check(seed::runs);
+    }
+
+    fn check(&mut self, runs: impl Fn(u32, Option<u64>) -> bool) {
         if self.unchecked.is_empty() {
-            if !std::mem::take(&mut self.check_again) || !seed::sees_all() {
+            if !std::mem::take(&mut self.check_again) {
                 // What a full table took is given back.
                 self.unchecked.shrink_to(CHECKED_AT_ONCE);
                 return;
@@ -364,7 +371,7 @@ impl ProcessTable {
             let Some(entry) = self.processes.get(&pid).filter(|entry| !entry.ended) else {
                 continue;
             };
-            if !seed::runs(pid, Some(entry.process.start_ns)) {
+            if !runs(pid, Some(entry.process.start_ns)) {
                 // Its end may be on its way: it is counted as lost only if that has not come by then.
                 let process = Arc::clone(&entry.process);
                 self.exited(process, false);

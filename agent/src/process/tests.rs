@@ -20,6 +20,8 @@ struct Told {
     now_ns: u64,
     /// What the next records have in common.
     header: Header,
+    /// Parent of whoever forks, executes or ends.
+    parent: u32,
 }
 
 impl Told {
@@ -63,7 +65,7 @@ impl Told {
     }
 
     fn fork_as(&mut self, maker: Id, body: Fork) -> Arc<Process> {
-        self.record(maker, Kind::Fork, 0, body.as_bytes(), b"")
+        self.record(maker, Kind::Fork, self.parent, body.as_bytes(), b"")
     }
 
     /// A child in the initial pid namespace, of the session and group of another.
@@ -123,7 +125,7 @@ impl Told {
             pid_namespace: INITIAL_PID_NAMESPACE,
             ..Exec::default()
         };
-        self.record(id, Kind::Exec, 0, body.as_bytes(), &data)
+        self.record(id, Kind::Exec, self.parent, body.as_bytes(), &data)
     }
 
     fn chdir(&mut self, id: Id, name: &str) -> Arc<Process> {
@@ -144,7 +146,7 @@ impl Told {
     }
 
     fn exit(&mut self, id: Id) -> Arc<Process> {
-        self.record(id, Kind::Exit, 0, Exit::default().as_bytes(), b"")
+        self.record(id, Kind::Exit, self.parent, Exit::default().as_bytes(), b"")
     }
 
     fn get(&self, pid: u32) -> Option<&Arc<Process>> {
@@ -735,6 +737,162 @@ fn when_the_table_is_full_the_newest_are_not_taken_in() {
     assert!(told.get(1).is_none());
     assert!(told.get(most + 20).is_some());
     assert_eq!((told.table.counts().evicted, told.table.counts().hurried), (10, 1));
+}
+
+/// A process as it is, whatever the table was told.
+#[derive(Clone, Debug)]
+struct Real {
+    start_ns: u64,
+    maker: Id,
+    executable: String,
+    exec_count: u32,
+    /// Whether the table was told what it runs.
+    is_told: bool,
+    /// Whether the table was told who made it.
+    is_made: bool,
+}
+
+/// What happens in the model, to a process that lives.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Fork,
+    Exec,
+    Open,
+    Exit,
+    Pause { ms: u64 },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => Just(Act::Fork),
+        2 => Just(Act::Exec),
+        3 => Just(Act::Open),
+        3 => Just(Act::Exit),
+        1 => (0_u64..3000).prop_map(|ms| Act::Pause { ms }),
+    ]
+}
+
+/// What the table says of a process that has just been heard of.
+fn is_true(process: &Process, real: &Real) -> Result<(), TestCaseError> {
+    prop_assert_eq!(process.start_ns, real.start_ns);
+    // What is not known is said to be unknown; it is never what somebody else runs, or what was run before.
+    let expected = if real.is_told { real.executable.as_str() } else { "" };
+    prop_assert_eq!(text(&process.image.executable), expected);
+    match process.ancestors().next() {
+        Some(parent) if real.is_made => prop_assert_eq!(id(parent), real.maker),
+        Some(parent) => prop_assert_eq!(parent.pid - PIDS, real.maker.0),
+        None => prop_assert!(!real.is_made),
+    }
+    Ok(())
+}
+
+proptest! {
+    /// Pids are used again as soon as they are free; of the records any may be lost, or none.
+    #[test]
+    fn what_the_table_says_is_true_whatever_is_lost(
+        acts in prop::collection::vec((act(), any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u8..10), 1..300),
+        lost_of_ten in prop_oneof![Just(0_u8), 0_u8..8],
+    ) {
+        const PIDS_IN_USE: u32 = 12;
+        let mut told = Told::default();
+        told.exec((0, 1), "init");
+        let mut start_ns = 1;
+        let init = Real {
+            start_ns,
+            maker: (0, 0),
+            executable: "/bin/init".to_owned(),
+            exec_count: 0,
+            is_told: true,
+            is_made: false,
+        };
+        let mut living = std::collections::BTreeMap::from([(0, init)]);
+        let mut lost = 0_u32;
+        for (number, (act, who, free, chance)) in acts.into_iter().enumerate() {
+            let is_lost = chance < lost_of_ten;
+            let pids: Vec<u32> = living.keys().copied().collect();
+            let pid = *who.get(&pids);
+            let mut real = living[&pid].clone();
+            let actor = (pid, real.start_ns);
+            told.header.exec_count = real.exec_count;
+            let ppid = real.maker.0;
+            told.parent = ppid;
+            match act {
+                Act::Pause { ms } => told.now_ns += ms * 1_000_000,
+                Act::Fork => {
+                    let free_pids: Vec<u32> = (0..PIDS_IN_USE).filter(|pid| !living.contains_key(pid)).collect();
+                    if free_pids.is_empty() {
+                        continue;
+                    }
+                    let child_pid = *free.get(&free_pids);
+                    start_ns += 1;
+                    let child = Real {
+                        start_ns,
+                        maker: actor,
+                        is_told: real.is_told && !is_lost,
+                        is_made: !is_lost,
+                        ..real.clone()
+                    };
+                    if is_lost {
+                        lost += 1;
+                    } else {
+                        told.fork(actor, (child_pid, start_ns));
+                        let made = told.get(child_pid).unwrap();
+                        is_true(made, &child)?;
+                    }
+                    living.insert(child_pid, child);
+                }
+                Act::Exec => {
+                    real.exec_count += 1;
+                    real.executable = format!("/bin/x{number}");
+                    real.is_told = !is_lost;
+                    told.header.exec_count = real.exec_count;
+                    if is_lost {
+                        lost += 1;
+                    } else {
+                        let process = told.exec(actor, &format!("x{number}"));
+                        if pid != 0 {
+                            is_true(&process, &real)?;
+                        }
+                    }
+                    living.insert(pid, real);
+                }
+                Act::Open if is_lost => {}
+                Act::Open => {
+                    let process = told.open_under(actor, ppid);
+                    if pid != 0 {
+                        is_true(&process, &real)?;
+                    }
+                }
+                Act::Exit if pid == 0 => {}
+                Act::Exit => {
+                    if is_lost {
+                        lost += 1;
+                    } else {
+                        told.exit(actor);
+                    }
+                    living.remove(&pid);
+                }
+            }
+        }
+        if lost == 0 {
+            prop_assert_eq!(told.table.counts().repaired, 1, "only the first one was not seen made");
+        } else {
+            told.table.events_were_lost();
+        }
+        told.table.check(|pid, start_ns| living.get(&(pid - PIDS)).is_some_and(|real| Some(real.start_ns) == start_ns));
+        told.now_ns += 10 * SECOND_NS;
+        told.header.exec_count = living[&0].exec_count;
+        told.open((0, 1));
+        for pid in 0..PIDS_IN_USE {
+            match (told.get(pid), living.get(&pid)) {
+                (Some(known), Some(real)) => prop_assert_eq!(known.start_ns, real.start_ns),
+                (Some(known), None) => prop_assert!(false, "{:?} lives on", id(known)),
+                (None, real) => prop_assert!(lost > 0 || real.is_none(), "{real:?} is not known"),
+            }
+        }
+        // Who ended is not kept alive by anything but descendants.
+        prop_assert_eq!(told.table.exited.len(), 0);
+    }
 }
 
 /// What one record tells; who it is about is chosen among those that the history has made by then.
