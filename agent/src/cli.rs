@@ -19,7 +19,7 @@ use crate::{
     observe::{self, Output},
     preflight::{Preflight, Status},
     rules, run,
-    sensor::{self, SensorConfig},
+    sensor::{self, HookChoice, LsmChoice, SensorConfig},
 };
 
 /// Watches in the kernel what software does on this host, matches it against rules tagged with MITRE ATT&CK techniques,
@@ -92,6 +92,24 @@ struct CommonArgs {
     /// Leave a program out, by the name `staghound preflight` gives it; its events will be missing.
     #[arg(long = "sensor-without", value_name = "PROGRAM")]
     sensor_without: Vec<String>,
+    /// By which hook the ends of system calls are seen.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOOK",
+        default_value = "auto",
+        hide_short_help = true
+    )]
+    sensor_hook: HookChoice,
+    /// Whether programs on LSM hooks are used where the kernel runs them.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_short_help = true
+    )]
+    sensor_lsm: LsmChoice,
     /// Show what the programs in the kernel log (needs --log-level debug).
     #[arg(long)]
     sensor_debug: bool,
@@ -308,6 +326,9 @@ impl CommonArgs {
             scoped: false,
             without: self.sensor_without.clone(),
             debug: self.sensor_debug,
+            hook: self.sensor_hook,
+            lsm: self.sensor_lsm,
+            refuse: false,
         }
     }
 

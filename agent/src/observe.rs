@@ -413,7 +413,7 @@ fn missing(sensor: &Sensor) -> String {
     let missing: Vec<String> = sensor
         .outcomes()
         .iter()
-        .filter(|outcome| outcome.attachment != Attachment::Attached)
+        .filter(|outcome| outcome.attachment.is_missing())
         .map(ToString::to_string)
         .collect();
     missing.join("; ")
@@ -422,8 +422,8 @@ fn missing(sensor: &Sensor) -> String {
 fn report(sensor: &Sensor, loaded: &Loaded) {
     for outcome in sensor.outcomes() {
         match outcome.attachment {
-            Attachment::Attached => tracing::debug!("{outcome}"),
-            Attachment::LeftOut | Attachment::NoHook | Attachment::Refused(_) => tracing::warn!("{outcome}"),
+            Attachment::Attached | Attachment::NotNeeded(_) => tracing::debug!("{outcome}"),
+            Attachment::LeftOut | Attachment::NoHook(_) | Attachment::Refused(_) => tracing::warn!("{outcome}"),
         }
     }
     doubts(loaded);

@@ -93,14 +93,11 @@ fn kernel() -> Check {
     let release = release.trim();
     let mut parts = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     match (parts.next(), parts.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (6, 1) => check("kernel", Status::Good, release),
-        (Some(major), Some(minor)) if (major, minor) >= (5, 11) => {
-            check("kernel", Status::Less, format!("{release}; tested are 6.1 and newer"))
-        }
+        (Some(major), Some(minor)) if (major, minor) >= (5, 10) => check("kernel", Status::Good, release),
         _ => check(
             "kernel",
             Status::Bad,
-            format!("{release}; the programs need 5.11 or newer, tested are 6.1 and newer"),
+            format!("{release}; the programs need 5.10 or newer"),
         ),
     }
 }
@@ -163,7 +160,8 @@ fn programs(config: &SensorConfig) -> Vec<Check> {
                         .map_or_else(String::new, |count| format!(", {count} instructions verified"));
                     check(&name, Status::Good, format!("attached to {}{verified}", outcome.hook))
                 }
-                other @ (Attachment::LeftOut | Attachment::NoHook | Attachment::Refused(_)) => check(
+                Attachment::NotNeeded(_) => check(&name, Status::Good, outcome.attachment.to_string()),
+                other @ (Attachment::LeftOut | Attachment::NoHook(_) | Attachment::Refused(_)) => check(
                     &name,
                     Status::Less,
                     format!("{other}; its events will be missing, and reports say so"),

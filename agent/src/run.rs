@@ -177,7 +177,7 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     let missing: Vec<String> = sensor
         .outcomes()
         .iter()
-        .filter(|outcome| !matches!(outcome.attachment, Attachment::Attached | Attachment::LeftOut))
+        .filter(|outcome| outcome.attachment.is_missing() && outcome.attachment != Attachment::LeftOut)
         .map(ToString::to_string)
         .collect();
     let host = identity::host(&identity::transient_agent_id(None)?);

@@ -2,24 +2,33 @@
 //!
 //! Invariants: nothing outside knows aya; nothing in here knows rules or alerts.
 
+mod bpf;
+mod check;
 pub mod decode;
+mod demand;
+mod hooks;
 mod load;
 mod losses;
 pub mod offsets;
 mod ring;
 pub mod syscalls;
 
+pub use check::Tampering;
+pub use hooks::{HookChoice, LsmChoice, Release};
 pub use load::{Attachment, Outcome, Privileges, object_digest};
 pub use losses::Losses;
 
 use crate::sensor::{
-    load::Loaded,
+    demand::Tables,
+    hooks::Family,
+    load::{Loaded, Running},
     losses::Counters,
     offsets::OffsetsError,
     ring::{Rings, Sleeper},
 };
-use aya::maps::{HashMap, MapData};
-use std::time::Duration;
+use aya::maps::{Array, HashMap, MapData};
+use staghound_engine::demand::Demand;
+use std::{os::fd::OwnedFd, time::Duration};
 
 /// What a sensor watches.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +39,12 @@ pub struct SensorConfig {
     pub without: Vec<String>,
     /// Pass on what the programs log, for debugging them.
     pub debug: bool,
+    /// By which hook the ends of system calls are seen.
+    pub hook: HookChoice,
+    /// Whether programs on LSM hooks are used.
+    pub lsm: LsmChoice,
+    /// Refuse, by LSM hooks, what would stop or take over the agent.
+    pub refuse: bool,
 }
 
 /// Why the sensor cannot start. Every message names the next step.
@@ -62,15 +77,27 @@ pub enum SensorError {
     UnknownProgram(String, String),
 }
 
+/// Elements of the map `AGENT`.
+const AGENT_PID: u32 = 0;
+const GENERATION: u32 = 1;
+
 /// Programs in the kernel and the rings they write to.
 pub struct Sensor {
     rings: Rings,
     sleeper: Sleeper,
     counters: Counters,
     scope: HashMap<MapData, u32, u32>,
+    tables: Tables,
+    /// The map of the system calls, to read it as a whole.
+    syscalls: OwnedFd,
+    agent: Array<MapData, u32>,
+    generation: u32,
     outcomes: Vec<Outcome>,
-    /// Keeps programs and links alive; dropping it detaches them.
-    loaded: Option<Loaded>,
+    /// Keeps programs and links alive; without it nothing is attached.
+    running: Vec<Running>,
+    /// Likewise what is tail-called.
+    actions: Option<OwnedFd>,
+    family: Family,
 }
 
 impl Sensor {
@@ -81,21 +108,35 @@ impl Sensor {
     /// Privileges, BTF or maps are missing.
     pub fn start(config: &SensorConfig) -> Result<Self, SensorError> {
         let mut loaded = Loaded::load(config)?;
-        let outcomes = loaded.outcomes().to_vec();
-        if !outcomes
-            .iter()
-            .any(|outcome| outcome.attachment == Attachment::Attached)
-        {
-            let reasons: Vec<String> = outcomes.iter().map(Outcome::to_string).collect();
+        if loaded.running.is_empty() {
+            let reasons: Vec<String> = loaded.outcomes.iter().map(Outcome::to_string).collect();
             return Err(SensorError::NothingAttached(reasons.join("; ")));
         }
+        let mut agent: Array<MapData, u32> = loaded.maps.take("AGENT")?;
+        let generation = 0;
+        for (element, value) in [(AGENT_PID, std::process::id()), (GENERATION, generation)] {
+            agent.set(element, value, 0).map_err(|error| SensorError::Map {
+                map: "AGENT",
+                reason: error.to_string(),
+            })?;
+        }
+        let served = loaded.served();
+        let maps = &mut loaded.maps;
+        let actions = maps.descriptor(loaded.family.actions())?;
+        let syscalls = maps.descriptor("SYSCALLS")?;
         Ok(Self {
-            rings: loaded.rings()?,
-            sleeper: loaded.sleeper()?,
-            counters: loaded.counters()?,
-            scope: loaded.scope()?,
-            outcomes,
-            loaded: Some(loaded),
+            tables: Tables::new(maps, served)?,
+            rings: Rings::new(maps.take("PROCESS_RING")?, maps.take("FILE_RING")?),
+            sleeper: Sleeper::new(maps.take("SLEEPING")?),
+            counters: Counters::new(maps.take("LOSSES")?, &loaded.running)?,
+            scope: maps.take("SCOPE")?,
+            syscalls,
+            agent,
+            generation,
+            outcomes: loaded.outcomes,
+            running: loaded.running,
+            actions: Some(actions),
+            family: loaded.family,
         })
     }
 
@@ -131,9 +172,20 @@ impl Sensor {
             })
     }
 
+    /// Tells the programs what the rules that are loaded can want: the rest is not reported from now on. Call it again when
+    /// other rules are loaded, before they are used: then it first lets in what is new. Until the first time, everything
+    /// is reported.
+    ///
+    /// # Errors
+    /// A map refuses.
+    pub fn demand(&mut self, demand: &Demand) -> Result<(), SensorError> {
+        self.tables.tell(demand)
+    }
+
     /// Detaches every program. What they wrote until now stays to be drained, and what they lost to be read.
     pub fn detach(&mut self) {
-        self.loaded = None;
+        self.running.clear();
+        self.actions = None;
     }
 
     /// Waits until there are records, at most `limit`. Naps while records keep coming, sleeps until woken when none do.
@@ -144,6 +196,10 @@ impl Sensor {
     /// Hands every record that is there to `each`, in order of time across both rings; yields how many. Takes at most
     /// `limit` records, so that a flood cannot keep the caller from looking up.
     pub fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> usize {
+        if let Err(error) = self.tables.settle() {
+            // More is reported than is wanted: nothing is lost.
+            tracing::warn!("{error}");
+        }
         let drained = self.rings.drain(limit, each);
         self.sleeper.note(drained);
         drained

@@ -117,6 +117,7 @@ impl Watched {
 /// # Errors
 /// The loss counters cannot be read: then nothing that was seen can be trusted to be all.
 pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> bool) -> Result<Watched, SensorError> {
+    sensor.demand(&watch.rules.current().demand())?;
     let host = Host {
         name: watch.origin.host.name.clone(),
         boot_to_wall_ns: boot_to_wall_ns(),
@@ -137,6 +138,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             sensor.wait(HOUSEKEEPING);
         }
         if watch.rules.refresh() {
+            sensor.demand(&watch.rules.current().demand())?;
             watch.origin.ruleset_digest = watch.rules.current().digest().into();
             scratch = Scratch::new();
         }
@@ -288,7 +290,7 @@ pub fn missing_hooks(sensor: &Sensor) -> Vec<v1::Item> {
     sensor
         .outcomes()
         .iter()
-        .filter(|outcome| outcome.attachment != crate::sensor::Attachment::Attached)
+        .filter(|outcome| outcome.attachment.is_missing())
         .map(|outcome| {
             observation_gap(ObservationGap {
                 from: now,

@@ -367,9 +367,8 @@ impl Capture {
         };
         let sensor = Sensor::start(&config).expect("this kernel runs the programs");
         for outcome in sensor.outcomes() {
-            assert_eq!(
-                outcome.attachment,
-                staghound::sensor::Attachment::Attached,
+            assert!(
+                !outcome.attachment.is_missing(),
                 "every program is needed for the tests: {outcome}"
             );
         }

@@ -1,21 +1,27 @@
 //! Loads the kernel object, and each program of it alone.
 
-use std::{fmt, io, os::fd::OwnedFd, thread};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    os::fd::{AsFd as _, OwnedFd},
+    thread,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    maps::{self, Map, MapData},
+    programs::{BtfTracePoint, Lsm, ProgramError, TracePoint},
 };
 use staghound_ebpf::{Action, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, EnvName, Settings};
 use zerocopy::IntoBytes as _;
 
 use crate::sensor::{
     SensorConfig, SensorError,
-    losses::Counters,
-    offsets,
-    ring::{Rings, Sleeper},
-    syscalls,
+    bpf::{self, Link},
+    hooks::{
+        DISPATCHER, Family, Hook, Kernel, LSM_OPEN, PROGRAMS, Program, Release, SOCKET_LENGTHS, syscall_exit_number,
+    },
+    offsets, syscalls,
 };
 
 /// The kernel object, built by this package's build script.
@@ -49,74 +55,6 @@ const ENV_NAMES: [&str; 22] = [
 ];
 const _: () = assert!(ENV_NAMES.len() <= ENV_NAMES_MAX);
 
-/// One program of the object.
-struct Program {
-    name: &'static str,
-    /// The tracepoint it is written for.
-    tracepoint: &'static str,
-    /// What it serves behind `sys_exit`; empty for programs that are attached themselves.
-    actions: &'static [Action],
-}
-
-/// In the order of loading: what keeps the process table comes first, the dispatcher last.
-const PROGRAMS: [Program; 11] = [
-    Program {
-        name: "process_fork",
-        tracepoint: "sched_process_fork",
-        actions: &[],
-    },
-    Program {
-        name: "process_exec",
-        tracepoint: "sched_process_exec",
-        actions: &[],
-    },
-    Program {
-        name: "process_exit",
-        tracepoint: "sched_process_exit",
-        actions: &[],
-    },
-    Program {
-        name: "process_chdir",
-        tracepoint: "sys_exit",
-        actions: &[Action::Chdir],
-    },
-    Program {
-        name: "file_open",
-        tracepoint: "sys_exit",
-        actions: &[Action::Open],
-    },
-    Program {
-        name: "file_rename",
-        tracepoint: "sys_exit",
-        actions: &[Action::Rename, Action::RenameAt],
-    },
-    Program {
-        name: "file_unlink",
-        tracepoint: "sys_exit",
-        actions: &[Action::Unlink, Action::UnlinkAt],
-    },
-    Program {
-        name: "file_chmod",
-        tracepoint: "sys_exit",
-        actions: &[Action::Chmod, Action::ChmodAt, Action::ChmodDescriptor],
-    },
-    Program {
-        name: "socket_state",
-        tracepoint: "sys_exit",
-        actions: &[Action::Connect, Action::Listen, Action::Accept],
-    },
-    Program {
-        name: "socket_send",
-        tracepoint: "sys_exit",
-        actions: &[Action::SendTo, Action::SendMsg, Action::SendMmsg],
-    },
-    Program {
-        name: "sys_exit",
-        tracepoint: "sys_exit",
-        actions: &[],
-    },
-];
-
 /// What became of one program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -143,20 +81,32 @@ pub enum Attachment {
     Attached,
     /// It was left out on purpose.
     LeftOut,
-    /// The kernel does not have its hook.
-    NoHook,
+    /// The kernel does not have its hook: what it would tell is missing.
+    NoHook(String),
+    /// It cannot run here, and what it would tell is told by another.
+    NotNeeded(String),
     /// The kernel refused to load it.
     Refused(String),
 }
 
 impl Attachment {
+    /// Whether events are missing that the program would have told of, for whatever reason.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Attached | Self::NotNeeded(_) => false,
+            Self::LeftOut | Self::NoHook(_) | Self::Refused(_) => true,
+        }
+    }
+
     /// Its name in metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Attached => "attached",
             Self::LeftOut => "left_out",
-            Self::NoHook => "no_hook",
+            Self::NoHook(_) => "no_hook",
+            Self::NotNeeded(_) => "not_needed",
             Self::Refused(_) => "refused",
         }
     }
@@ -167,7 +117,8 @@ impl fmt::Display for Attachment {
         match self {
             Self::Attached => f.write_str("attached"),
             Self::LeftOut => f.write_str("left out as asked"),
-            Self::NoHook => f.write_str("this kernel does not have the hook"),
+            Self::NoHook(reason) => f.write_str(reason),
+            Self::NotNeeded(reason) => write!(f, "not needed: {reason}"),
             Self::Refused(reason) => write!(f, "refused by the kernel: {reason}"),
         }
     }
@@ -227,58 +178,174 @@ impl Privileges {
     }
 }
 
+/// A program that is loaded.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) name: &'static str,
+    pub(super) program: OwnedFd,
+    /// What the kernel numbers the program.
+    pub(super) id: u32,
+    /// What keeps it attached; none for what is tail-called.
+    pub(super) link: Option<Link>,
+    pub(super) actions: &'static [Action],
+}
+
+/// Programs that the others were told of when they were loaded: each does part of the work of some of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Assumed {
+    lsm_open: bool,
+    socket_lengths: bool,
+}
+
+impl Assumed {
+    /// Whether the program of this name may run.
+    fn admits(self, name: &str) -> bool {
+        (self.lsm_open || name != LSM_OPEN) && (self.socket_lengths || !SOCKET_LENGTHS.contains(&name))
+    }
+}
+
 /// Everything that lives in the kernel.
 pub(super) struct Loaded {
-    ebpf: Ebpf,
-    outcomes: Vec<Outcome>,
-    attached: Vec<(&'static str, OwnedFd)>,
-    /// Holds the tail-called programs.
-    _actions: ProgramArray<MapData>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) running: Vec<Running>,
+    pub(super) maps: Maps,
+    pub(super) family: Family,
+}
+
+/// Maps that the agent reads or writes, by name.
+pub(super) struct Maps(HashMap<&'static str, Map>);
+
+impl Maps {
+    /// Every map that is asked for.
+    pub(super) const NAMES: [&str; 11] = [
+        "PROCESS_RING",
+        "FILE_RING",
+        "LOSSES",
+        "AGENT",
+        "SLEEPING",
+        "SYSCALLS",
+        "SCOPE",
+        "OPEN_WANTED",
+        "WANTED_NAMES",
+        "ACTIONS",
+        "ACTIONS_PERF",
+    ];
+
+    fn of(ebpf: &mut Ebpf) -> Self {
+        Self(
+            Self::NAMES
+                .into_iter()
+                .filter_map(|name| Some((name, ebpf.take_map(name)?)))
+                .collect(),
+        )
+    }
+
+    /// Whether the object has it.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Takes out a map, as what it is.
+    pub(super) fn take<T>(&mut self, name: &'static str) -> Result<T, SensorError>
+    where
+        T: TryFrom<Map, Error = maps::MapError>,
+    {
+        let map = self.0.remove(name).ok_or_else(|| SensorError::Map {
+            map: name,
+            reason: "the object does not hold it".to_owned(),
+        })?;
+        map.try_into().map_err(|error: maps::MapError| SensorError::Map {
+            map: name,
+            reason: error.to_string(),
+        })
+    }
+
+    /// A descriptor of a map that has not been taken out.
+    pub(super) fn descriptor(&self, name: &'static str) -> Result<OwnedFd, SensorError> {
+        let refused = |reason: String| SensorError::Map { map: name, reason };
+        match self.0.get(name) {
+            Some(Map::Array(data) | Map::ProgramArray(data) | Map::HashMap(data)) => data
+                .fd()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| refused(error.to_string())),
+            Some(_) => Err(refused("it is of another type".to_owned())),
+            None => Err(refused("the object does not hold it".to_owned())),
+        }
+    }
 }
 
 impl Loaded {
     pub(super) fn load(config: &SensorConfig) -> Result<Self, SensorError> {
-        for name in &config.without {
-            if !PROGRAMS.iter().any(|program| program.name == name) {
-                let names: Vec<&str> = PROGRAMS.iter().map(|program| program.name).collect();
-                return Err(SensorError::UnknownProgram(name.clone(), names.join(", ")));
+        check(config)?;
+        // Both read all of the kernel's type information, and so does aya once more, where it cannot be turned off: so
+        // side by side.
+        let (kernel, btf) = thread::scope(|scope| {
+            let btf = scope.spawn(Btf::from_sys_fs);
+            (Kernel::running(config), btf.join().expect("does not panic"))
+        });
+        let kernel = kernel?;
+        let btf = btf.map_err(|error| SensorError::Object(error.to_string()))?;
+        lift_memory_limit(kernel.release);
+        let offsets = offsets::resolve(kernel.types())?;
+        let possible = |name: &str| {
+            PROGRAMS
+                .iter()
+                .filter(|program| program.name == name)
+                .all(|program| !left_out(config, program) && kernel.hook(program, Family::Raw).1.is_ok())
+        };
+        let mut assumed = Assumed {
+            lsm_open: possible(LSM_OPEN),
+            socket_lengths: SOCKET_LENGTHS.into_iter().all(possible),
+        };
+        let mut refused: Vec<Outcome> = Vec::new();
+        loop {
+            let mut loaded = Self::load_with(config, &kernel, &btf, &offsets, assumed)?;
+            let attached = |name: &str| loaded.running.iter().any(|running| running.name == name);
+            let found = Assumed {
+                lsm_open: assumed.lsm_open && attached(LSM_OPEN),
+                socket_lengths: assumed.socket_lengths && SOCKET_LENGTHS.into_iter().all(attached),
+            };
+            if found == assumed {
+                for outcome in &mut loaded.outcomes {
+                    if let Some(before) = refused.iter().find(|before| before.program == outcome.program) {
+                        *outcome = before.clone();
+                    }
+                }
+                return Ok(loaded);
             }
+            // The others were told that it would be there, and must do its work instead. Once for each at most.
+            refused.extend(
+                loaded
+                    .outcomes
+                    .into_iter()
+                    .filter(|outcome| matches!(outcome.attachment, Attachment::Refused(_))),
+            );
+            assumed = found;
         }
-        let missing = Privileges::of_this_process()
-            .map_err(|error| SensorError::Privilege(error.to_string()))?
-            .missing_to_load();
-        if !missing.is_empty() {
-            return Err(SensorError::Privilege(format!(
-                "this process lacks {}",
-                missing.join(" and ")
-            )));
-        }
-        let served: Vec<Action> = PROGRAMS
-            .iter()
-            .filter(|program| !config.without.iter().any(|name| name == program.name))
-            .flat_map(|program| program.actions.iter().copied())
-            .collect();
-        let syscalls = syscalls::table(&served, |_| true);
+    }
+
+    fn load_with(
+        config: &SensorConfig,
+        kernel: &Kernel,
+        btf: &Btf,
+        offsets: &staghound_ebpf::Offsets,
+        assumed: Assumed,
+    ) -> Result<Self, SensorError> {
+        let features = offsets::features(kernel.types());
+        let settings = Settings {
+            scoped: u32::from(config.scoped),
+            task_pointers: u32::from(features.task_pointers),
+            task_registers: u32::from(features.task_registers),
+            lsm: u32::from(assumed.lsm_open),
+            generation: 0,
+            socket_lengths: u32::from(assumed.socket_lengths),
+        };
         let shapes = syscalls::shape_table();
         let uring = syscalls::uring_table();
         let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
-        // Each of these three reads all of the kernel's type information, one of them inside aya, where it cannot be
-        // turned off: so side by side.
-        let (offsets, btf, mut loader) = thread::scope(|scope| {
-            let offsets = scope.spawn(offsets::of_running_kernel);
-            let btf = scope.spawn(Btf::from_sys_fs);
-            let loader = EbpfLoader::new();
-            (
-                offsets.join().expect("does not panic"),
-                btf.join().expect("does not panic"),
-                loader,
-            )
-        });
-        let offsets = offsets?;
-        let settings = settings(config, offsets::features_of_running_kernel()?);
-        let btf = btf.map_err(|error| SensorError::Object(error.to_string()))?;
-        let mut ebpf = loader
-            .btf(Some(&btf))
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(btf))
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("SETTINGS", settings.as_bytes(), true)
@@ -287,87 +354,297 @@ impl Loaded {
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .load(OBJECT)
             .map_err(|error| SensorError::Object(chain(&error)))?;
-        let mut names: HashMap<MapData, u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX]> = take(&mut ebpf, "ENV_NAMES")?;
-        for (key, alike) in env_names() {
-            names.insert(key, alike, 0).map_err(|error| SensorError::Map {
-                map: "ENV_NAMES",
-                reason: error.to_string(),
-            })?;
-        }
-        let mut agent: Array<MapData, u32> = take(&mut ebpf, "AGENT")?;
-        let own = [(0, std::process::id()), (1, settings.generation)];
-        for (index, value) in own {
-            agent.set(index, value, 0).map_err(|error| SensorError::Map {
-                map: "AGENT",
-                reason: error.to_string(),
-            })?;
-        }
-        let mut table: Array<MapData, u32> = take(&mut ebpf, "SYSCALLS")?;
-        for (number, actions) in (0_u32..).zip(syscalls.actions).filter(|(_, actions)| *actions != 0) {
-            table.set(number, actions, 0).map_err(|error| SensorError::Map {
-                map: "SYSCALLS",
-                reason: error.to_string(),
-            })?;
-        }
-        let mut actions: ProgramArray<MapData> = take(&mut ebpf, "ACTIONS")?;
-        let mut outcomes = Vec::with_capacity(PROGRAMS.len());
-        let mut attached = Vec::new();
-        for program in &PROGRAMS {
-            let (attachment, verified_instructions) = if config.without.iter().any(|name| name == program.name) {
-                (Attachment::LeftOut, None)
-            } else {
-                match start(&mut ebpf, &btf, program, &mut actions) {
-                    Ok((descriptor, verified)) => {
-                        attached.extend(descriptor.map(|descriptor| (program.name, descriptor)));
-                        (Attachment::Attached, verified)
-                    }
-                    Err(ProgramError::Btf(_)) => (Attachment::NoHook, None),
-                    Err(error) => (Attachment::Refused(reason(&error)), None),
-                }
-            };
-            outcomes.push(Outcome {
-                program: program.name,
-                hook: program.tracepoint,
-                attachment,
-                verified_instructions,
-            });
-        }
+        allow_env_names(&mut ebpf)?;
         if config.debug {
             forward_logs(&mut ebpf);
         }
-        Ok(Self {
+        let maps = Maps::of(&mut ebpf);
+        let mut loading = Loading {
+            config,
+            kernel,
+            btf,
             ebpf,
-            outcomes,
-            attached,
-            _actions: actions,
+            assumed,
+            outcomes: Vec::with_capacity(PROGRAMS.len()),
+            running: Vec::with_capacity(PROGRAMS.len()),
+        };
+        let mut family = None;
+        for program in &PROGRAMS {
+            if !program.at_syscall_exit() {
+                let (outcome, running) = loading.start(program, Family::Raw, None);
+                loading.outcomes.extend(outcome);
+                loading.running.extend(running);
+            } else if family.is_none() {
+                family = Some(loading.start_family(&maps)?);
+            }
+        }
+        Ok(Self {
+            outcomes: loading.outcomes,
+            running: loading.running,
+            maps,
+            family: family.expect("there are programs at the end of system calls"),
         })
     }
 
-    pub(super) fn outcomes(&self) -> &[Outcome] {
-        &self.outcomes
+    /// What the programs that run can do at the end of a system call.
+    pub(super) fn served(&self) -> Vec<Action> {
+        let runs = |name| self.running.iter().any(|running| running.name == name);
+        let sees_lengths = SOCKET_LENGTHS.into_iter().all(runs);
+        self.running
+            .iter()
+            .flat_map(|running| running.actions.iter().copied())
+            .filter(|action| !(sees_lengths && matches!(action, Action::Write | Action::WriteVector | Action::Read)))
+            .collect()
+    }
+}
+
+/// The object while its programs are being started.
+struct Loading<'a> {
+    config: &'a SensorConfig,
+    kernel: &'a Kernel,
+    btf: &'a Btf,
+    ebpf: Ebpf,
+    assumed: Assumed,
+    outcomes: Vec<Outcome>,
+    running: Vec<Running>,
+}
+
+/// The programs of a family, started.
+struct Started {
+    family: Family,
+    outcomes: Vec<Outcome>,
+    running: Vec<Running>,
+}
+
+impl Started {
+    /// How many programs are missing; without the dispatcher, all are.
+    fn missing(&self) -> usize {
+        let dispatched = self.running.iter().any(|running| running.name == DISPATCHER);
+        if !dispatched {
+            return usize::MAX;
+        }
+        let refused = |outcome: &&Outcome| matches!(outcome.attachment, Attachment::NoHook(_) | Attachment::Refused(_));
+        self.outcomes.iter().filter(refused).count()
+    }
+}
+
+impl Loading<'_> {
+    /// Starts the programs at the end of system calls by the hook that serves best here.
+    fn start_family(&mut self, maps: &Maps) -> Result<Family, SensorError> {
+        let (first, other_too) = Family::choose(self.config.hook, self.kernel.release);
+        let mut chosen = self.start_one_family(first, maps)?;
+        if other_too && chosen.missing() > 0 && maps.has(first.other().actions()) {
+            // Detached meanwhile, so that no call is told twice.
+            chosen.running.iter_mut().for_each(|running| running.link = None);
+            let other = self.start_one_family(first.other(), maps)?;
+            if other.missing() < chosen.missing() {
+                chosen = other;
+            } else {
+                drop(other);
+                chosen = self.attach_again(chosen);
+            }
+        }
+        self.outcomes.extend(chosen.outcomes);
+        self.running.extend(chosen.running);
+        Ok(chosen.family)
     }
 
-    pub(super) fn rings(&mut self) -> Result<Rings, SensorError> {
-        let process: RingBuf<MapData> = take(&mut self.ebpf, "PROCESS_RING")?;
-        let file: RingBuf<MapData> = take(&mut self.ebpf, "FILE_RING")?;
-        Ok(Rings::new(process, file))
+    fn start_one_family(&mut self, family: Family, maps: &Maps) -> Result<Started, SensorError> {
+        let actions = maps.descriptor(family.actions())?;
+        let mut started = Started {
+            family,
+            outcomes: Vec::new(),
+            running: Vec::new(),
+        };
+        for program in PROGRAMS.iter().filter(|program| program.at_syscall_exit()) {
+            let (outcome, running) = self.start(program, family, Some(&actions));
+            started.outcomes.extend(outcome);
+            started.running.extend(running);
+        }
+        Ok(started)
     }
 
-    pub(super) fn sleeper(&mut self) -> Result<Sleeper, SensorError> {
-        let sleeping: Array<MapData, u32> = take(&mut self.ebpf, "SLEEPING")?;
-        Ok(Sleeper::new(sleeping))
+    fn attach_again(&self, mut started: Started) -> Started {
+        let family = started.family;
+        for running in started.running.iter_mut().filter(|running| running.actions.is_empty()) {
+            match attach(&running.program, family) {
+                Ok(link) => running.link = Some(link),
+                Err(error) => {
+                    let outcome = started
+                        .outcomes
+                        .iter_mut()
+                        .find(|outcome| outcome.program == running.name);
+                    outcome.expect("every program has one").attachment = Attachment::Refused(error.to_string());
+                }
+            }
+        }
+        started
     }
 
-    pub(super) fn counters(&mut self) -> Result<Counters, SensorError> {
-        let losses: PerCpuArray<MapData, u64> = take(&mut self.ebpf, "LOSSES")?;
-        Ok(Counters {
-            losses,
-            programs: std::mem::take(&mut self.attached),
-        })
+    /// Loads a program and attaches it, or puts it behind the dispatcher.
+    fn start(
+        &mut self,
+        program: &Program,
+        family: Family,
+        actions: Option<&OwnedFd>,
+    ) -> (Option<Outcome>, Option<Running>) {
+        if matches!(program.hook, Hook::Guard(_)) && !self.config.refuse {
+            return (None, None);
+        }
+        let (hook, found) = self.kernel.hook(program, family);
+        let outcome = |attachment, verified_instructions| {
+            Some(Outcome {
+                program: program.name,
+                hook,
+                attachment,
+                verified_instructions,
+            })
+        };
+        if left_out(self.config, program) {
+            return (outcome(Attachment::LeftOut, None), None);
+        }
+        if found.is_ok() && !self.assumed.admits(program.name) {
+            let reason = "one that it works with is missing, and others do its work".to_owned();
+            return (outcome(Attachment::NotNeeded(reason), None), None);
+        }
+        let hook_name = match found {
+            Ok(name) => name,
+            Err(attachment) => return (outcome(attachment, None), None),
+        };
+        match self.try_start(program, hook_name, family, actions) {
+            Ok((running, verified)) => (outcome(Attachment::Attached, verified), Some(running)),
+            Err(StartError(reason)) => (outcome(Attachment::Refused(reason), None), None),
+        }
     }
 
-    pub(super) fn scope(&mut self) -> Result<HashMap<MapData, u32, u32>, SensorError> {
-        take(&mut self.ebpf, "SCOPE")
+    fn try_start(
+        &mut self,
+        program: &Program,
+        hook: &str,
+        family: Family,
+        actions: Option<&OwnedFd>,
+    ) -> Result<(Running, Option<u32>), StartError> {
+        let object = self
+            .ebpf
+            .program_mut(program.object_name(family))
+            .ok_or_else(|| StartError("the object does not hold it, which is a mistake of this build".to_owned()))?;
+        let loaded = match program.hook {
+            Hook::Lsm(_) | Hook::Guard(_) => {
+                let program: &mut Lsm = object.try_into()?;
+                program.load(hook, self.btf)?;
+                program.fd()?
+            }
+            Hook::SyscallExit if family == Family::Perf => {
+                let program: &mut TracePoint = object.try_into()?;
+                program.load()?;
+                program.fd()?
+            }
+            Hook::SyscallExit | Hook::Tracepoint(_) | Hook::Newer(..) | Hook::IoUring => {
+                let program: &mut BtfTracePoint = object.try_into()?;
+                program.load(hook, self.btf)?;
+                program.fd()?
+            }
+        };
+        let descriptor = loaded.as_fd().try_clone_to_owned()?;
+        let info = bpf::program_info(descriptor.as_fd())?;
+        let mut running = Running {
+            name: program.name,
+            program: descriptor,
+            id: info.id,
+            link: None,
+            actions: program.actions,
+        };
+        if let (Some(actions), false) = (actions, program.actions.is_empty()) {
+            for action in program.actions {
+                bpf::put_program(actions.as_fd(), *action as u32, running.program.as_fd())?;
+            }
+        } else {
+            running.link = Some(attach(&running.program, family_of(program, family))?);
+        }
+        Ok((running, info.verified_instructions))
+    }
+}
+
+/// Why a program could not be started.
+struct StartError(String);
+
+impl From<ProgramError> for StartError {
+    fn from(error: ProgramError) -> Self {
+        Self(reason(&error))
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Attaches a program again, by its name.
+pub(super) fn attach_as(name: &str, program: &OwnedFd, family: Family) -> io::Result<Link> {
+    let known = PROGRAMS.iter().find(|known| known.name == name);
+    attach(
+        program,
+        family_of(known.expect("only programs of the list run"), family),
+    )
+}
+
+/// Programs elsewhere than at the ends of system calls hang on their hook itself.
+fn family_of(program: &Program, family: Family) -> Family {
+    if program.at_syscall_exit() { family } else { Family::Raw }
+}
+
+/// Attaches a program to the hook it was loaded for.
+fn attach(program: &OwnedFd, family: Family) -> io::Result<Link> {
+    match family {
+        Family::Raw => bpf::attach(program.as_fd()),
+        Family::Perf => {
+            let number = syscall_exit_number().map_err(io::Error::other)?;
+            bpf::attach_to_event(program.as_fd(), number)
+        }
+    }
+}
+
+/// What cannot work is told before anything is loaded.
+fn check(config: &SensorConfig) -> Result<(), SensorError> {
+    for name in &config.without {
+        if !PROGRAMS.iter().any(|program| program.name == name) {
+            let names: Vec<&str> = PROGRAMS.iter().map(|program| program.name).collect();
+            return Err(SensorError::UnknownProgram(name.clone(), names.join(", ")));
+        }
+    }
+    let missing = Privileges::of_this_process()
+        .map_err(|error| SensorError::Privilege(error.to_string()))?
+        .missing_to_load();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(SensorError::Privilege(format!(
+            "this process lacks {}",
+            missing.join(" and ")
+        )))
+    }
+}
+
+fn left_out(config: &SensorConfig, program: &Program) -> bool {
+    config.without.iter().any(|name| name == program.name)
+}
+
+/// Before 5.11 the memory of maps counts as locked memory of the process. Without the right to lift the limit, creating
+/// the maps fails and says so.
+fn lift_memory_limit(release: Release) {
+    if release >= Release(5, 11) {
+        return;
+    }
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the kernel reads `unlimited` and keeps nothing of it.
+    let status = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+    if status < 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!("cannot lift the limit of locked memory: {error}; grant CAP_SYS_RESOURCE or raise `ulimit -l`");
     }
 }
 
@@ -394,54 +671,21 @@ fn env_names() -> Vec<(u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX])> {
     names
 }
 
-fn settings(config: &SensorConfig, features: offsets::Features) -> Settings {
-    Settings {
-        scoped: u32::from(config.scoped),
-        task_pointers: u32::from(features.task_pointers),
-        task_registers: u32::from(features.task_registers),
-        lsm: 0,
-        generation: 0,
-        socket_lengths: 0,
+fn allow_env_names(ebpf: &mut Ebpf) -> Result<(), SensorError> {
+    let refused = |error: maps::MapError| SensorError::Map {
+        map: "ENV_NAMES",
+        reason: error.to_string(),
+    };
+    let map = ebpf.take_map("ENV_NAMES").ok_or_else(|| SensorError::Map {
+        map: "ENV_NAMES",
+        reason: "the object does not hold it".to_owned(),
+    })?;
+    let mut names: maps::HashMap<MapData, u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX]> =
+        map.try_into().map_err(refused)?;
+    for (key, alike) in env_names() {
+        names.insert(key, alike, 0).map_err(refused)?;
     }
-}
-
-/// Loads a program and attaches it, or puts it behind the dispatcher. Yields a descriptor for attached ones.
-fn start(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    program: &Program,
-    actions: &mut ProgramArray<MapData>,
-) -> Result<(Option<OwnedFd>, Option<u32>), ProgramError> {
-    let loaded: &mut BtfTracePoint = ebpf
-        .program_mut(program.name)
-        .expect("the object holds every program of the list")
-        .try_into()?;
-    loaded.load(program.tracepoint, btf)?;
-    let verified = loaded.info()?.verified_instruction_count();
-    for action in program.actions {
-        actions.set(*action as u32, loaded.fd()?, 0)?;
-    }
-    if !program.actions.is_empty() {
-        return Ok((None, verified));
-    }
-    loaded.attach()?;
-    let descriptor = std::os::fd::AsFd::as_fd(loaded.fd()?)
-        .try_clone_to_owned()
-        .map_err(ProgramError::IOError)?;
-    Ok((Some(descriptor), verified))
-}
-
-fn take<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, SensorError>
-where
-    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-{
-    ebpf.take_map(map)
-        .expect("the object holds every map the sensor asks for")
-        .try_into()
-        .map_err(|error: aya::maps::MapError| SensorError::Map {
-            map,
-            reason: error.to_string(),
-        })
+    Ok(())
 }
 
 /// The last lines of a verifier's log say what it is about; all of it would drown the reader.
@@ -491,4 +735,20 @@ fn forward_logs(ebpf: &mut Ebpf) {
 #[must_use]
 pub fn object_digest() -> String {
     format!("{:08x}", crc32c::crc32c(OBJECT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_holds_every_program_and_map() {
+        let in_object = |name: &str| memchr::memmem::find(OBJECT, format!("\0{name}\0").as_bytes()).is_some();
+        for program in &PROGRAMS {
+            assert!(in_object(program.name) && in_object(program.perf_name), "{program:?}");
+        }
+        for map in Maps::NAMES {
+            assert!(in_object(map), "{map}");
+        }
+    }
 }

@@ -43,7 +43,15 @@ pub enum OffsetsError {
 /// # Errors
 /// The kernel has no BTF, or lacks a member that no program can do without.
 pub fn of_running_kernel() -> Result<Offsets, OffsetsError> {
-    resolve(&fs::read(VMLINUX).map_err(OffsetsError::NoBtf)?)
+    resolve(&section()?)
+}
+
+/// The running kernel's type information, as it stands.
+///
+/// # Errors
+/// The kernel has no BTF.
+pub fn section() -> Result<Vec<u8>, OffsetsError> {
+    fs::read(VMLINUX).map_err(OffsetsError::NoBtf)
 }
 
 /// What the running kernel offers to programs, told by the names of its helpers.
@@ -55,17 +63,48 @@ pub struct Features {
     pub task_registers: bool,
 }
 
-/// What the running kernel offers to programs.
-///
-/// # Errors
-/// The kernel has no BTF.
-pub fn features_of_running_kernel() -> Result<Features, OffsetsError> {
-    let section = fs::read(VMLINUX).map_err(OffsetsError::NoBtf)?;
-    let has = |name: &[u8]| memchr::memmem::find(&section, name).is_some();
-    Ok(Features {
+/// What a kernel of this raw BTF section offers to programs.
+#[must_use]
+pub fn features(section: &[u8]) -> Features {
+    let has = |name: &[u8]| memchr::memmem::find(section, name).is_some();
+    Features {
         task_pointers: has(b"\0BPF_FUNC_get_current_task_btf\0"),
         task_registers: has(b"\0BPF_FUNC_task_pt_regs\0"),
-    })
+    }
+}
+
+/// How a kernel tells what io_uring was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoUring {
+    /// By this tracepoint, whose first argument is the request.
+    Request(&'static str),
+    /// By this tracepoint, which does not show the request (before 5.19).
+    NoRequest(&'static str),
+    /// It has no io_uring, or does not tell.
+    Absent,
+}
+
+/// The tracepoint of io_uring's requests, newest name first.
+const IO_URING_TRACEPOINTS: [(&str, &str); 2] = [
+    ("btf_trace_io_uring_submit_req", "io_uring_submit_req"),
+    ("btf_trace_io_uring_submit_sqe", "io_uring_submit_sqe"),
+];
+
+/// How the kernel of this raw BTF section tells what io_uring was asked for.
+///
+/// # Errors
+/// The section is damaged.
+pub fn io_uring(section: &[u8]) -> Result<IoUring, OffsetsError> {
+    let types = Types::parse(section)?;
+    for (typedef, tracepoint) in IO_URING_TRACEPOINTS {
+        if let Some((_, id)) = types.tracepoints.iter().find(|(name, _)| *name == typedef) {
+            return Ok(match types.first_argument(*id) {
+                Some(b"io_kiocb") => IoUring::Request(tracepoint),
+                _ => IoUring::NoRequest(tracepoint),
+            });
+        }
+    }
+    Ok(IoUring::Absent)
 }
 
 /// Offsets from a raw BTF section.
@@ -102,12 +141,14 @@ struct Header {
 }
 
 mod kind {
+    pub(super) const POINTER: u32 = 2;
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const TYPEDEF: u32 = 8;
     pub(super) const VOLATILE: u32 = 9;
     pub(super) const CONST: u32 = 10;
     pub(super) const RESTRICT: u32 = 11;
+    pub(super) const FUNCTION_PROTOTYPE: u32 = 13;
     pub(super) const TYPE_TAG: u32 = 18;
 }
 
@@ -118,6 +159,8 @@ struct Types<'a> {
     starts: Vec<u32>,
     /// The structs that members are wanted of.
     containers: Vec<(&'static str, u32)>,
+    /// The typedefs of the tracepoints that are asked about.
+    tracepoints: Vec<(&'static str, u32)>,
 }
 
 impl<'a> Types<'a> {
@@ -139,6 +182,7 @@ impl<'a> Types<'a> {
             strings,
             starts: vec![0],
             containers: Vec::new(),
+            tracepoints: Vec::new(),
         };
         this.index()?;
         Ok(this)
@@ -160,6 +204,14 @@ impl<'a> Types<'a> {
             {
                 let id = u32::try_from(self.starts.len() - 1).map_err(|_| OffsetsError::Damaged("too many types"))?;
                 self.containers.push((wanted[index], id));
+            }
+            if header.kind == kind::TYPEDEF
+                && let Some((name, _)) = IO_URING_TRACEPOINTS
+                    .iter()
+                    .find(|(name, _)| name.as_bytes() == self.name(header.name))
+            {
+                let id = u32::try_from(self.starts.len() - 1).map_err(|_| OffsetsError::Damaged("too many types"))?;
+                self.tracepoints.push((name, id));
             }
             at += 12 + Self::tail(header).ok_or(OffsetsError::Damaged("a type is of an unknown kind"))?;
         }
@@ -213,6 +265,22 @@ impl<'a> Types<'a> {
             }
         }
         None
+    }
+
+    /// Name of the struct that a tracepoint's first argument points to. The typedef is of a pointer to a function whose
+    /// first parameter belongs to the tracing itself.
+    fn first_argument(&self, typedef: u32) -> Option<&'a [u8]> {
+        let pointee = |id| {
+            let (_, header) = self.header(self.peel(id)?)?;
+            (header.kind == kind::POINTER).then_some(header.size_or_type)
+        };
+        let (at, function) = self.header(self.peel(pointee(typedef)?)?)?;
+        if function.kind != kind::FUNCTION_PROTOTYPE || function.members < 2 {
+            return None;
+        }
+        let argument = u32_at(self.types, at + 12 + 8 + 4)?;
+        let (_, container) = self.header(self.peel(pointee(argument)?)?)?;
+        (container.kind == kind::STRUCT).then(|| self.name(container.name))
     }
 
     fn offset(&self, member: &Member) -> Result<Option<u32>, OffsetsError> {
@@ -289,6 +357,16 @@ mod tests {
     }
 
     #[test]
+    fn finds_the_tracepoint_of_requests() {
+        let section = section().unwrap();
+        // Every kernel that is tested natively is newer than 5.19.
+        assert!(matches!(io_uring(&section), Ok(IoUring::Request(_) | IoUring::Absent)));
+        let types = Types::parse(&section).unwrap();
+        assert_eq!(types.first_argument(0), None);
+        assert!(features(&section).task_pointers);
+    }
+
+    #[test]
     fn a_damaged_section_is_an_error() {
         assert!(matches!(resolve(b""), Err(OffsetsError::Damaged(_))));
         assert!(matches!(resolve(&[0xff; 64]), Err(OffsetsError::Damaged(_))));
@@ -303,6 +381,7 @@ mod tests {
             let mut section = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 64, 0, 0, 0];
             section.extend(bytes);
             let _ignored = resolve(&section);
+            let _ignored = io_uring(&section);
         }
     }
 }
