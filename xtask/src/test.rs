@@ -71,9 +71,16 @@ fn lint_stages(stages: &mut Stages) {
 
 fn vm_stages(stages: &mut Stages, options: &vm::Options) {
     let mut summary = Summary::default();
+    let mut initramfs = None;
+    stages.run("vm programs", |_| {
+        initramfs = Some(vm::prepare(options)?);
+        Ok(())
+    });
+    // Without programs there is nothing to boot for; the stage above has failed, and says why.
+    let Some(initramfs) = initramfs else { return };
     for guest in options.guests() {
         stages.run(format!("vm {guest}"), |tests| {
-            vm::run(guest, options, tests, &mut summary)
+            vm::run(guest, &initramfs, options, tests, &mut summary)
         });
     }
     summary.print();

@@ -195,11 +195,9 @@ struct Programs {
     tests: Vec<PathBuf>,
 }
 
-/// Runs the live tests under one kernel.
-pub(crate) fn run(guest: Guest, options: &Options, tests: &mut Tests, summary: &mut Summary) -> Result<()> {
-    summary.0.push((guest, None));
+/// Builds what the guests run, once for all of them, and packs it; yields the packed file.
+pub(crate) fn prepare(options: &Options) -> Result<PathBuf> {
     setup::tools(&setup::VM_TOOLS)?;
-    let kernel_image = kernel::fetch(guest.kernel, options.refresh)?;
     let programs = match &options.init {
         Some(init) => Programs {
             init: init.clone(),
@@ -208,12 +206,24 @@ pub(crate) fn run(guest: Guest, options: &Options, tests: &mut Tests, summary: &
         },
         None => build_programs()?,
     };
-    let initramfs = directory().join(format!("initramfs-{}.cpio", guest.kernel));
+    let initramfs = directory().join("initramfs.cpio");
     pack(&Content::of_tests(&programs, options)?, &initramfs)?;
+    Ok(initramfs)
+}
 
+/// Runs the live tests under one kernel.
+pub(crate) fn run(
+    guest: Guest,
+    initramfs: &Path,
+    options: &Options,
+    tests: &mut Tests,
+    summary: &mut Summary,
+) -> Result<()> {
+    summary.0.push((guest, None));
+    let kernel_image = kernel::fetch(guest.kernel, options.refresh)?;
     let timeout = Duration::from_secs(options.timeout_min * 60);
     let arguments = format!("{} {}", guest::ARGUMENTS, guest.backend.kernel_argument());
-    let end = guest::boot(&kernel_image, &initramfs, &arguments, timeout)?;
+    let end = guest::boot(&kernel_image, initramfs, &arguments, timeout)?;
     tests.passed += end.passed;
     tests.failed += end.failed;
     let (passed, failed, failed_programs, programs) = (end.passed, end.failed, end.failed_programs, end.programs);

@@ -2,8 +2,8 @@
 //!
 //! `floor hooks OBJECT` runs tasks on one processor that open files as fast as they can, and prints for each kind of hook,
 //! and for the sensor itself, how many of the opens it saw. `floor hold OBJECT HOOK…` attaches an empty program to each
-//! hook (`btf:sys_exit`, `perf:raw_syscalls/sys_exit`, `lsm:file_open`), prints `ready`, and holds them until standard
-//! input ends. `floor drain OBJECT TURNS` lets the sensor's file ring run full and measures how fast it is read and decoded.
+//! hook (`btf:sys_exit`, `perf:raw_syscalls/sys_exit`, `lsm:file_open`; `sensor` for all that the sensor hangs on here),
+//! prints `ready`, and holds them until standard input ends. `floor drain OBJECT TURNS` lets the sensor's file ring run full and measures how fast it is read and decoded.
 //! `floor verifier` loads what the agent loads and prints how many instructions the kernel's verifier needed for each.
 
 use std::ffi::{CStr, CString};
@@ -176,6 +176,15 @@ impl Attached {
 fn hold(object: &Path, hooks: &[&str]) -> Result<()> {
     let object = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     let btf = Btf::from_sys_fs()?;
+    let of_sensor = match hooks {
+        ["sensor"] => sensors_hooks()?,
+        _ => Vec::new(),
+    };
+    let hooks = if of_sensor.is_empty() {
+        hooks.to_vec()
+    } else {
+        of_sensor.iter().map(String::as_str).collect()
+    };
     let mut attached = Vec::new();
     for text in hooks {
         let hook = Hook::parse(text)?;
@@ -193,6 +202,30 @@ fn hold(object: &Path, hooks: &[&str]) -> Result<()> {
     io::copy(&mut io::stdin(), &mut io::sink()).context("cannot wait for the end of standard input")?;
     drop(attached);
     Ok(())
+}
+
+/// Where the sensor hangs on this kernel, each hook once; found out by starting it for a moment.
+fn sensors_hooks() -> Result<Vec<String>> {
+    let sensor = Sensor::start(&SensorConfig::default())?;
+    let mut hooks: Vec<String> = Vec::new();
+    for outcome in sensor.outcomes() {
+        if outcome.attachment != Attachment::Attached {
+            continue;
+        }
+        let kind = match outcome.program {
+            // Named by their attribute in the object.
+            program if program.starts_with("lsm_") || program.starts_with("guard_") => "lsm",
+            _ if outcome.hook.contains('/') => "perf",
+            _ => "btf",
+        };
+        let hook = format!("{kind}:{}", outcome.hook);
+        // Those that are tail-called have the hook of the one that calls them.
+        if !hooks.contains(&hook) {
+            hooks.push(hook);
+        }
+    }
+    ensure!(!hooks.is_empty(), "the sensor hangs nowhere");
+    Ok(hooks)
 }
 
 /// What one hook saw.

@@ -13,6 +13,8 @@ use super::watched::{TAG, Watched};
 use super::workload::Workload;
 
 const EXECS: usize = 50;
+/// The rule that must find them.
+const MEMFD_RULE: &str = "stealth/exec-from-memory";
 /// How long the agent may take for what is left when all is done.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,7 +42,9 @@ pub(super) fn measure(programs: &Programs, opens: u64) -> Result<Vec<Figure>> {
     while found.len() < EXECS && Instant::now() < deadline {
         while let Some(sighting) = watched.next(Duration::from_millis(200))? {
             alerts += 1;
-            if let Some((_, number)) = sighting.subject.rsplit_once(&format!("{TAG}-")) {
+            if sighting.rule == MEMFD_RULE
+                && let Some((_, number)) = sighting.subject.rsplit_once(&format!("{TAG}-"))
+            {
                 found.insert(number.to_owned());
             }
         }

@@ -9,16 +9,8 @@ use anyhow::{Context, Result};
 use crate::command::program;
 use crate::service::Service;
 
-/// Loading six small programs reads the kernel's type information for each.
+/// The sensor is started once to learn its hooks, and each empty program reads the kernel's type information.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Where the agent's programs hang that this workload could pay for, those it tail-calls left out.
-const HOOKS: [&str; 4] = [
-    "btf:sched_process_fork",
-    "btf:sched_process_exec",
-    "btf:sched_process_exit",
-    "btf:sys_exit",
-];
 
 /// The tool and the object that it loads.
 pub(super) struct Floor {
@@ -37,7 +29,7 @@ impl Floor {
     pub(super) fn hold(&self) -> Result<Service> {
         let mut command = self.command("hold");
         // Its end of standard input would let go; it gets one that never ends, and is ended by a signal.
-        command.args(HOOKS).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("sensor").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut held = Service::start("the empty programs", &mut command)?;
         let output = held.take_stdout().context("the tool has no standard output")?;
         let mut ready = Ready::of(output);
