@@ -28,7 +28,7 @@ const RECENT_OPENS: u32 = 1024;
 struct RecentEvent {
     object: u64,
     place: u64,
-    /// Thread group and exec count: an event of another image is another event.
+    /// Thread group, its start and exec count: an event of another image, or of a later owner of the pid, is another.
     who: u64,
     how: u64,
     /// Renames until then: after one, any path may lead elsewhere.
@@ -154,7 +154,8 @@ pub(crate) enum Recent {
 
 #[inline(always)]
 pub(crate) fn recent(task: Task, key: &Key) -> Recent {
-    let who = u64::from(task.pid()) << 32 | u64::from(task.exec_count());
+    let image = u64::from(task.pid()) << 32 | u64::from(task.exec_count());
+    let who = image ^ task.start_ns().wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // Fibonacci hashing: the top bits of the product are well mixed.
     let mixed = (key.object ^ who.rotate_left(17) ^ key.how).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let Some(slot) = RECENT.get_ptr_mut((mixed >> 40) as u32 & (RECENT_OPENS - 1)) else {
