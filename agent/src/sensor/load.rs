@@ -513,7 +513,12 @@ impl Loading<'_> {
         };
         match self.try_start(program, hook_name, family, actions) {
             Ok((running, verified)) => (outcome(Attachment::Attached, verified), Some(running)),
-            Err(StartError(reason)) => (outcome(Attachment::Refused(reason), None), None),
+            // Some hosts have these hooks and keep them from everybody; the ends of calls do their work there.
+            Err(StartError(reason, NotPermitted(true))) if matches!(program.hook, Hook::Lsm(_)) => {
+                let reason = format!("this host does not permit programs on LSM hooks ({reason})");
+                (outcome(Attachment::NotNeeded(reason), None), None)
+            }
+            Err(StartError(reason, _)) => (outcome(Attachment::Refused(reason), None), None),
         }
     }
 
@@ -524,10 +529,12 @@ impl Loading<'_> {
         family: Family,
         actions: Option<&OwnedFd>,
     ) -> Result<(Running, Option<u32>), StartError> {
-        let object = self
-            .ebpf
-            .program_mut(program.object_name(family))
-            .ok_or_else(|| StartError("the object does not hold it, which is a mistake of this build".to_owned()))?;
+        let object = self.ebpf.program_mut(program.object_name(family)).ok_or_else(|| {
+            StartError(
+                "the object does not hold it, which is a mistake of this build".to_owned(),
+                NotPermitted(false),
+            )
+        })?;
         let loaded = match program.hook {
             Hook::Lsm(_) | Hook::Guard(_) => {
                 let program: &mut Lsm = object.try_into()?;
@@ -566,17 +573,25 @@ impl Loading<'_> {
 }
 
 /// Why a program could not be started.
-struct StartError(String);
+struct StartError(String, NotPermitted);
+
+/// Whether it was for lack of permission.
+struct NotPermitted(bool);
 
 impl From<ProgramError> for StartError {
     fn from(error: ProgramError) -> Self {
-        Self(reason(&error))
+        let not_permitted = matches!(
+            &error,
+            ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied
+        );
+        Self(reason(&error), NotPermitted(not_permitted))
     }
 }
 
 impl From<io::Error> for StartError {
     fn from(error: io::Error) -> Self {
-        Self(error.to_string())
+        let not_permitted = error.kind() == io::ErrorKind::PermissionDenied;
+        Self(error.to_string(), NotPermitted(not_permitted))
     }
 }
 
@@ -676,11 +691,12 @@ fn allow_env_names(ebpf: &mut Ebpf) -> Result<(), SensorError> {
         map: "ENV_NAMES",
         reason: error.to_string(),
     };
-    let map = ebpf.take_map("ENV_NAMES").ok_or_else(|| SensorError::Map {
+    // Borrowed, not taken: a map that goes away before the program that uses it is loaded cannot be loaded with it.
+    let map = ebpf.map_mut("ENV_NAMES").ok_or_else(|| SensorError::Map {
         map: "ENV_NAMES",
         reason: "the object does not hold it".to_owned(),
     })?;
-    let mut names: maps::HashMap<MapData, u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX]> =
+    let mut names: maps::HashMap<&mut MapData, u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX]> =
         map.try_into().map_err(refused)?;
     for (key, alike) in env_names() {
         names.insert(key, alike, 0).map_err(refused)?;
