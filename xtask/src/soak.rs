@@ -24,7 +24,7 @@ use crate::bench::workload::Workload;
 use crate::binaries::{Profile, build_load, build_products};
 use crate::command::{print, tell};
 use crate::service::{Service, hold_interruptions, http_get, interruption};
-use crate::up::Line;
+use crate::up::{Arguments, Line};
 use crate::{setup, workspace};
 
 /// Between two samples.
@@ -37,6 +37,9 @@ const SAMPLES_LEAST: usize = 6;
 const GROWTH_MIB: f64 = 1.5;
 /// Descriptors and threads may seem to grow by so many.
 const GROWTH_COUNT: f64 = 2.0;
+/// Most that the collector keeps. It holds in memory what it has stored lately, up to 48 MiB; with a store that is full
+/// before the warm-up is over, what still grows is something else.
+const STORE: &str = "2MiB";
 /// How long the last alerts may take to the subscriber.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -65,7 +68,11 @@ pub(crate) fn soak(options: &Options) -> Result<()> {
     }
     let rules = directory.join("rules");
     write_rules(&rules)?;
-    let arguments: [&OsStr; 4] = ["--rules".as_ref(), rules.as_ref(), "--output".as_ref(), "none".as_ref()];
+    let agent: [&OsStr; 4] = ["--rules".as_ref(), rules.as_ref(), "--output".as_ref(), "none".as_ref()];
+    let arguments = Arguments {
+        agent: &agent,
+        collector: &["--retention-bytes", STORE],
+    };
     let mut line = Line::start(&products, &directory, 0, &arguments)?;
     let mut command = line.tail(&products, &["--from", "earliest", "--output", "json"]);
     let mut subscriber = Service::start("the subscriber", command.stdout(Stdio::piped()))?;

@@ -50,6 +50,13 @@ pub(crate) fn up(options: &Options) -> Result<()> {
     }
 }
 
+/// What the two are started with besides what every line needs.
+#[derive(Default)]
+pub(crate) struct Arguments<'a> {
+    pub(crate) agent: &'a [&'a OsStr],
+    pub(crate) collector: &'a [&'a str],
+}
+
 /// The running line. Fields are dropped, and so ended, in the order data flows.
 pub(crate) struct Line {
     pub(crate) agent: Service,
@@ -60,7 +67,7 @@ pub(crate) struct Line {
 
 impl Line {
     /// Starts collector and agent and waits until both are ready.
-    pub(crate) fn start(products: &Products, directory: &Path, port: u16, arguments: &[&OsStr]) -> Result<Line> {
+    pub(crate) fn start(products: &Products, directory: &Path, port: u16, more: &Arguments<'_>) -> Result<Line> {
         let port_file = directory.join("collector.port");
         if port_file.exists() {
             fs::remove_file(&port_file).with_context(|| format!("cannot remove {}", port_file.display()))?;
@@ -78,6 +85,7 @@ impl Line {
             .arg(directory.join("collector"))
             .arg("--port-file")
             .arg(&port_file)
+            .args(more.collector)
             .stdin(Stdio::null());
         let mut collector = Service::start("the collector", &mut command)?;
         let mut bound = None;
@@ -102,7 +110,7 @@ impl Line {
             ])
             .arg("--state-dir")
             .arg(directory.join("agent"))
-            .args(arguments)
+            .args(more.agent)
             .stdin(Stdio::null())
             // It prints alerts too; here they shall come from the subscriber.
             .stdout(Stdio::null());
@@ -143,7 +151,7 @@ impl Line {
 fn show(products: &Products, port: u16) -> Result<()> {
     let directory = workspace::target().join("up");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let mut line = Line::start(products, &directory, port, &[])?;
+    let mut line = Line::start(products, &directory, port, &Arguments::default())?;
     let mut subscriber = Service::start("the subscriber", &mut line.tail(products, &["--from", "latest"]))?;
     tell(&format!(
         "collector at {}, agent's metrics at http://127.0.0.1:{}/metrics, state in {}",
@@ -185,7 +193,7 @@ impl Drop for TemporaryDirectory {
 /// One attack, one alert, the end.
 fn demonstrate(products: &Products) -> Result<()> {
     let directory = TemporaryDirectory::create()?;
-    let mut line = Line::start(products, &directory.0, 0, &[])?;
+    let mut line = Line::start(products, &directory.0, 0, &Arguments::default())?;
     let mut command = line.tail(products, &["--from", "earliest", "--output", "json"]);
     let mut subscriber = Service::start("the subscriber", command.stdout(Stdio::piped()))?;
     let output = subscriber
