@@ -7,12 +7,12 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use staghound::{
-    event::{Event, Host, Names},
+    event::{Event, Host, Names, Recall},
     packs,
     process::ProcessTable,
     sensor::decode::decode,
 };
-use staghound_ebpf::{Exec, Fork, Header, Kind, Open, Socket, Span};
+use staghound_ebpf::{Call, Exec, Fork, Header, Kind, Open, Socket, Span};
 use staghound_engine::compile::Scratch;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -125,13 +125,25 @@ fn connect() -> Vec<u8> {
     record(Kind::Connect, COMPILER, b"cc1", 42, body.as_bytes(), &Data::default())
 }
 
+fn call() -> Vec<u8> {
+    let mut data = Data::default();
+    let body = Call {
+        args: [0x7ffe_0000_0000, 0o755, 0, 0, 0, 0],
+        base: data.add(b"build\0demo\0src\0builder\0home\0"),
+        name: data.add(b"objects/parser\0"),
+        ..Call::default()
+    };
+    record(Kind::Call, COMPILER, b"cc1", 83, body.as_bytes(), &data)
+}
+
 /// Every kind of record that is measured, by its name.
-fn records() -> [(&'static str, Vec<u8>); 4] {
+fn records() -> [(&'static str, Vec<u8>); 5] {
     [
         ("exec", exec()),
         ("fork", fork()),
         ("open", open()),
         ("connect", connect()),
+        ("call", call()),
     ]
 }
 
@@ -175,6 +187,7 @@ fn line(criterion: &mut Criterion) {
     for (name, bytes) in records() {
         let mut table = table();
         let mut scratch = Scratch::new();
+        let mut recall = Recall::default();
         let mut number = 0;
         group.bench_function(name, |bencher| {
             bencher.iter_batched_ref(
@@ -184,8 +197,8 @@ fn line(criterion: &mut Criterion) {
                 },
                 |(bytes, number)| {
                     let record = decode(bytes).expect("the record is whole");
-                    let process = table.apply(&record);
-                    let event = Event::of(&record, process, *number, &table, &host, &names)
+                    let process = recall.actor(&record, &mut table).expect("none ends a connection");
+                    let event = Event::of(&record, process, *number, &mut recall, &table, &host, &names)
                         .expect("each of these kinds is an event");
                     let mut found = 0_usize;
                     packs

@@ -14,7 +14,7 @@ use staghound_engine::{
 use staghound_proto::v1;
 
 use crate::{
-    event::{Detail, Event, family, printable, printable_within, protocol},
+    event::{AF_UNIX, Aim, Detail, Event, family, printable, printable_within, protocol},
     process::{Process, image::Image},
     redact,
 };
@@ -26,6 +26,10 @@ const FURTHEST_MAX: usize = 8;
 /// Bytes of the message, and of each path of the event's object.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 const PATH_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of the arguments of a call.
+const CALL_ARGUMENTS_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of all answers of a DNS message.
+const ANSWERS_BYTES_MAX: usize = 4 * 1024;
 /// What an argument costs beside its bytes.
 const ARGUMENT_COST: usize = 4;
 
@@ -71,6 +75,8 @@ pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
     let process = actor(event, &mut shown);
     let ancestors = ancestors(event, &mut shown);
     let object = object(event, &mut shown);
+    let arguments = shown.call_arguments(event);
+    let target = event.aim().map(|aim| target(&aim, &mut shown));
     let mut message = String::new();
     rule.output.render(event, &mut message);
     let message = shown.message(&message);
@@ -102,6 +108,10 @@ pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
             r#type: event.event_type.to_owned(),
             result: event.result(),
             object,
+            arguments,
+            io_uring: event.is_by_ring(),
+            result_unknown: event.is_result_unknown(),
+            target,
             truncated: shown.truncated(event),
         }),
         process: Some(process),
@@ -147,8 +157,11 @@ fn fingerprint(rule: &Rule, event: &Event<'_>) -> String {
     if let Some(path) = event.path() {
         part(&everywhere(path));
     }
-    if let Detail::Rename(_, _, to) = &event.detail {
+    if let Some(to) = event.new_path() {
         part(&everywhere(to));
+    }
+    if let Some(behaviour) = event.behaviour() {
+        part(behaviour.as_bytes());
     }
     if let Some(ends) = event.ends() {
         // Who connects to us, and from which port we connect, is another every time.
@@ -235,6 +248,21 @@ impl Shown {
         shown
     }
 
+    /// Those of a call without a body of its own: of others the object of the event says all.
+    fn call_arguments(&mut self, event: &Event<'_>) -> String {
+        let Detail::Call(_) = &event.detail else {
+            return String::new();
+        };
+        // Redacted first and cut then, as above.
+        let text = self.text(event.arguments(), 2 * CALL_ARGUMENTS_BYTES_MAX, "arguments");
+        let mut text = redact::text(&text);
+        if text.len() > CALL_ARGUMENTS_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(CALL_ARGUMENTS_BYTES_MAX));
+            self.cut.insert("arguments");
+        }
+        text
+    }
+
     fn message(&mut self, message: &str) -> String {
         // The engine writes a backslash once.
         let hidden: Vec<String> = self.hidden.iter().map(|secret| secret.replace("\\\\", "\\")).collect();
@@ -254,6 +282,23 @@ impl Shown {
             self.cut.insert("args");
         }
         self.cut.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// Whom an event is aimed at.
+fn target(aim: &Aim<'_>, shown: &mut Shown) -> v1::Target {
+    let process = aim.process;
+    v1::Target {
+        pid: aim.pid.unwrap_or_default(),
+        exec_id: process.map(Process::identity).unwrap_or_default(),
+        name: process
+            .map(|process| printable(&process.image.name))
+            .unwrap_or_default(),
+        executable: process
+            .map(|process| shown.text(&process.image.executable, ANCESTOR.executable, "target"))
+            .unwrap_or_default(),
+        relation: aim.relation.to_owned(),
+        is_agent: aim.is_agent,
     }
 }
 
@@ -284,24 +329,61 @@ fn object(event: &Event<'_>, shown: &mut Shown) -> Option<v1::event::Object> {
             mode: change.argument,
             ..v1::File::default()
         })),
+        Detail::Call(call) => event.path().map(|name| {
+            v1::event::Object::File(v1::File {
+                path: path(name),
+                new_path: event.new_path().map(path).unwrap_or_default(),
+                inode: call.inode,
+                device: call.device,
+                mode: call.mode,
+                ..v1::File::default()
+            })
+        }),
         Detail::Socket(socket, name) => {
-            let ends = event.ends();
-            let end = |end: Option<std::net::SocketAddr>| {
-                end.map_or((String::new(), 0), |end| (end.ip().to_string(), u32::from(end.port())))
-            };
-            let (local_address, local_port) = end(ends.and_then(|ends| ends.local));
-            let (remote_address, remote_port) = end(ends.and_then(|ends| ends.remote));
-            let is_query = event.kind == EventKind::Send;
-            Some(v1::event::Object::Socket(v1::Socket {
-                family: family(socket).to_owned(),
-                protocol: protocol(socket).to_owned(),
-                local_address,
-                local_port,
-                remote_address: if ends.is_none() { path(name) } else { remote_address },
-                remote_port,
-                dns_name: if is_query { path(name) } else { String::new() },
-            }))
+            let mut told = ends(event, socket);
+            if socket.family == AF_UNIX {
+                told.remote_address = path(name);
+            }
+            if matches!(event.kind, EventKind::Send | EventKind::Receive) {
+                told.dns_name = path(name);
+                told.tls_server_name = event.server_name().map(printable).unwrap_or_default();
+                let mut room = ANSWERS_BYTES_MAX;
+                for answer in event.dns_answers() {
+                    let answer = shown.text(answer, room, "dns_answers");
+                    room = room.saturating_sub(answer.len() + ARGUMENT_COST);
+                    told.dns_answers.push(answer);
+                    if room == 0 {
+                        break;
+                    }
+                }
+            }
+            Some(v1::event::Object::Socket(told))
         }
+        Detail::Ended(socket, traffic) => Some(v1::event::Object::Socket(v1::Socket {
+            bytes_received: traffic.received,
+            bytes_sent: traffic.sent,
+            duration_ns: traffic.duration_ns,
+            ..ends(event, socket)
+        })),
+    }
+}
+
+/// A socket with its ends.
+fn ends(event: &Event<'_>, socket: &staghound_ebpf::Socket) -> v1::Socket {
+    let ends = event.ends();
+    let end = |end: Option<std::net::SocketAddr>| {
+        end.map_or((String::new(), 0), |end| (end.ip().to_string(), u32::from(end.port())))
+    };
+    let (local_address, local_port) = end(ends.and_then(|ends| ends.local));
+    let (remote_address, remote_port) = end(ends.and_then(|ends| ends.remote));
+    v1::Socket {
+        family: family(socket).to_owned(),
+        protocol: protocol(socket).to_owned(),
+        local_address,
+        local_port,
+        remote_address,
+        remote_port,
+        ..v1::Socket::default()
     }
 }
 
@@ -402,7 +484,7 @@ fn credentials(credentials: &crate::process::Credentials, event: &Event<'_>) -> 
 mod tests {
     use super::*;
     use crate::{
-        event::{Host, Names as HostNames},
+        event::{Host, Names as HostNames, Recall},
         packs,
         process::ProcessTable,
         sensor::decode,
@@ -441,7 +523,7 @@ mod tests {
             boot_to_wall_ns: 0,
         };
         let names = HostNames::of_host();
-        then(&Event::of(&record, process, 1, table, &host, &names).unwrap())
+        then(&Event::of(&record, process, 1, &mut Recall::default(), table, &host, &names).unwrap())
     }
 
     fn origin() -> Origin {

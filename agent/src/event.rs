@@ -2,11 +2,21 @@
 //!
 //! What a rule seldom asks for is made up only when it does.
 
+mod called;
+mod calls;
+mod clock;
+mod constants;
 mod dns;
 mod errno;
 mod names;
+mod recall;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
 
 pub use names::Names;
+pub use recall::{Recall, RecallCounts};
 
 use std::{
     cell::OnceCell,
@@ -15,24 +25,33 @@ use std::{
     sync::Arc,
 };
 
-use staghound_ebpf::{Fork, Open, PathChange, Socket, Span, file_mode, flags};
+use staghound_ebpf::{Call, Ended, Fork, Open, PathChange, Socket, Span, file_mode, flags, open_layer};
 use staghound_engine::{
     event::{self, EventKind, Value, directory_of, file_name_of},
     field::{Field, FieldArg, FieldRef},
 };
 
 use crate::{
-    process::{Credentials, Process, ProcessTable},
-    sensor::{
-        decode::{Body, Record},
-        syscalls,
+    event::{
+        calls::Known,
+        recall::{Connection, Paths},
+        target::Target,
     },
+    process::{Credentials, Process, ProcessTable},
+    sensor::decode::{Body, Record, until_nul},
 };
 
 /// Bits of a file's type and of its permissions (`S_IFMT` and the rest).
 const FILE_TYPE: u32 = 0o170_000;
-const AF_UNIX: u16 = 1;
+/// Address family of UNIX sockets.
+pub const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const AF_NETLINK: u16 = 16;
+const AF_PACKET: u16 = 17;
+const DNS_PORT: u16 = 53;
+const EINPROGRESS: i64 = -115;
+const SECOND_NS: i64 = 1_000_000_000;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
 
@@ -62,6 +81,36 @@ pub enum Detail {
     Chmod(PathChange, Box<[u8]>),
     /// A socket; with the name of a UNIX one, or the name a DNS query asks for.
     Socket(Socket, Box<[u8]>),
+    /// A connection ended.
+    Ended(Socket, Traffic),
+    /// Any other system call.
+    Call(Call),
+}
+
+/// What went over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent that the other end acknowledged.
+    pub sent: u64,
+    /// Nanoseconds from when it was opened.
+    pub duration_ns: u64,
+    /// Whether the other end asked for it.
+    pub is_server: bool,
+}
+
+/// A process that an event is aimed at.
+#[derive(Clone, Copy, Debug)]
+pub struct Aim<'a> {
+    /// Its pid on the host, where it is known.
+    pub pid: Option<u32>,
+    /// The process, where it is known.
+    pub process: Option<&'a Process>,
+    /// What it is to the one that acts: `self`, `ancestor`, `descendant` or `other`.
+    pub relation: &'static str,
+    /// Whether it is this process.
+    pub is_agent: bool,
 }
 
 /// Something that happened, with who did it.
@@ -90,97 +139,118 @@ pub struct Event<'a> {
     pub event_type: &'static str,
     /// What it is about.
     pub detail: Detail,
+    record: &'a Record<'a>,
+    /// What the arguments of the call mean, where they are known.
+    known: Option<&'static Known>,
     table: &'a ProcessTable,
     host: &'a Host,
     names: &'a Names,
     lazy: Lazy,
 }
 
+/// What is made up when it is asked for.
 #[derive(Default)]
 struct Lazy {
     socket_name: OnceCell<Box<[u8]>>,
     capabilities: OnceCell<Box<[u8]>>,
     arguments: OnceCell<Box<[u8]>>,
+    /// The argument that has the same place among those of the call, as text.
+    call_arguments: OnceCell<Box<[Box<[u8]>]>>,
+    /// Flags of a rename or removal, as text.
+    flags: OnceCell<Box<[u8]>>,
+    path: OnceCell<Box<[u8]>>,
+    new_path: OnceCell<Box<[u8]>>,
+    object: OnceCell<Box<[u8]>>,
+    new_object: OnceCell<Box<[u8]>>,
+    link_target: OnceCell<Box<[u8]>>,
+    dns: OnceCell<Option<dns::Message>>,
+    server_name: OnceCell<Option<Vec<u8>>>,
+    target: OnceCell<Option<Target>>,
+    /// The four texts of [`clock::Texts`].
+    times: OnceCell<clock::Texts>,
+    namespaces: OnceCell<Box<[u8]>>,
 }
 
-impl<'a> Event<'a> {
-    /// The event that a record tells of; none for records that only keep the process table true.
-    pub fn of(
-        record: &Record<'_>,
-        process: Arc<Process>,
-        number: u64,
-        table: &'a ProcessTable,
-        host: &'a Host,
-        names: &'a Names,
-    ) -> Option<Self> {
+/// Who did it, at that moment.
+struct Actor {
+    tid: u32,
+    ppid: u32,
+    comm: Box<[u8]>,
+    credentials: Credentials,
+    cgroup_id: u64,
+}
+
+impl Actor {
+    fn of(record: &Record<'_>, process: &Process) -> Self {
         let header = &record.header;
-        let walked = |span: Span| {
-            let mut path = Vec::with_capacity(usize::from(span.len));
-            record.walked_path(span, &mut path);
-            path.into_boxed_slice()
-        };
-        let passed = |base, name| record.passed_path(base, name).into_boxed_slice();
-        let (kind, detail) = match &record.body {
-            Body::Exec(_) => (EventKind::Exec, Detail::Process(None)),
-            Body::Fork(fork) => (EventKind::Fork, Detail::Fork(*fork)),
-            Body::Exit(exit) => (EventKind::Exit, Detail::Process(Some(exit.status))),
-            Body::Open(open) => (EventKind::Open, Detail::Open(*open, walked(open.path))),
-            Body::Rename(change) => {
-                let (from, to) = (
-                    passed(change.base, change.name),
-                    passed(change.new_base, change.new_name),
-                );
-                (EventKind::Rename, Detail::Rename(*change, from, to))
-            }
-            Body::Unlink(change) => (
-                EventKind::Unlink,
-                Detail::Unlink(*change, passed(change.base, change.name)),
-            ),
-            Body::Chmod(change) => (
-                EventKind::Chmod,
-                Detail::Chmod(*change, passed(change.base, change.name)),
-            ),
-            Body::Connect(socket) => (EventKind::Connect, Detail::Socket(*socket, unix_name(record, socket))),
-            Body::Listen(socket) => (EventKind::Listen, Detail::Socket(*socket, Box::default())),
-            Body::Accept(socket) => (EventKind::Accept, Detail::Socket(*socket, Box::default())),
-            Body::Send(socket) => {
-                let name = dns::question(record.bytes(socket.data)).unwrap_or_default();
-                (EventKind::Send, Detail::Socket(*socket, name.into()))
-            }
-            Body::Chdir(_) | Body::Bind(_) | Body::Call(_) | Body::Receive(_) | Body::Ended(_) | Body::Resolved(_) => {
-                return None;
-            }
-        };
-        let compat = header.flags & flags::COMPAT != 0;
-        let event_type = if kind == EventKind::Exec {
-            "execve"
-        } else if kind == EventKind::Fork {
-            "clone"
-        } else if kind == EventKind::Exit {
-            "procexit"
-        } else {
-            match syscalls::name(header.syscall, compat) {
-                // Rules know the older call; both do the same.
-                Some("fchmodat2") => "fchmodat",
-                Some(name) => name,
-                None => kind.event_types()[0],
-            }
-        };
         let main_thread = header.tid == header.pid;
-        let comm = crate::sensor::decode::until_nul(&header.comm);
-        Some(Self {
-            kind,
-            number,
-            time_ns: header.time_ns,
+        Self {
             tid: header.tid,
             ppid: header.ppid,
             comm: if main_thread {
-                comm.into()
+                until_nul(&header.comm).into()
             } else {
                 process.image.name.clone()
             },
             credentials: Credentials::of(header),
             cgroup_id: header.cgroup_id,
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// The event that a record tells of; none for records that only keep the process table true, or that others need.
+    pub fn of(
+        record: &'a Record<'a>,
+        process: Arc<Process>,
+        number: u64,
+        recall: &mut Recall,
+        table: &'a ProcessTable,
+        host: &'a Host,
+        names: &'a Names,
+    ) -> Option<Self> {
+        let header = &record.header;
+        if let Body::Resolved(resolved) = &record.body {
+            recall.keep_resolved(record, resolved);
+            return None;
+        }
+        let known = calls::known(header.syscall, header.flags);
+        let mut actor = Actor::of(record, &process);
+        let mut lazy = Lazy::default();
+        let (kind, detail) = if let Body::Ended(ended) = &record.body {
+            let ends = &ended.ends;
+            let connection = recall.take_connection(ended.socket, (ends.local_port, ends.remote_port))?;
+            let detail = ended_connection(header.time_ns, ended, &connection);
+            // The thread that it was told by has nothing to do with it.
+            actor = Actor {
+                tid: connection.tid,
+                ppid: connection.ppid,
+                comm: connection.comm,
+                credentials: connection.credentials,
+                cgroup_id: connection.cgroup_id,
+            };
+            (EventKind::SocketEnd, detail)
+        } else {
+            let resolved = recall.take_resolved(header);
+            let (kind, detail) = told(record, &record.body, known, resolved, &mut lazy)?;
+            if let Detail::Socket(socket, _) = &detail
+                && (socket.result >= 0 || i64::from(socket.result) == EINPROGRESS)
+                && matches!(kind, EventKind::Connect | EventKind::Accept)
+                && socket.protocol == IPPROTO_TCP
+            {
+                recall.keep_connection(header, socket, kind == EventKind::Accept, &process);
+            }
+            (kind, detail)
+        };
+        Some(Self {
+            kind,
+            number,
+            time_ns: header.time_ns,
+            tid: actor.tid,
+            ppid: actor.ppid,
+            comm: actor.comm,
+            credentials: actor.credentials,
+            cgroup_id: actor.cgroup_id,
             flags: header.flags
                 | if kind == EventKind::Exec {
                     process.image.flags
@@ -188,12 +258,17 @@ impl<'a> Event<'a> {
                     0
                 },
             process,
-            event_type,
+            event_type: match known {
+                Some(known) if known.kind == Some(kind) => known.name,
+                Some(_) | None => kind.event_types()[0],
+            },
             detail,
+            record,
+            known,
             table,
             host,
             names,
-            lazy: Lazy::default(),
+            lazy,
         })
     }
 
@@ -201,7 +276,8 @@ impl<'a> Event<'a> {
     #[must_use]
     pub fn result(&self) -> i64 {
         match &self.detail {
-            Detail::Process(_) | Detail::Fork(_) => 0,
+            Detail::Process(_) | Detail::Fork(_) | Detail::Ended(..) => 0,
+            Detail::Call(call) => call.result,
             Detail::Open(open, _) => i64::from(open.result),
             Detail::Rename(change, ..) | Detail::Unlink(change, _) | Detail::Chmod(change, _) => {
                 i64::from(change.result)
@@ -210,15 +286,32 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The path it is about: of a file, or of a UNIX socket.
+    /// The path it is about: the one that was passed, that of the descriptor, or of a UNIX socket.
     #[must_use]
     pub fn path(&self) -> Option<&[u8]> {
         match &self.detail {
             Detail::Open(_, path) | Detail::Unlink(_, path) | Detail::Chmod(_, path) | Detail::Rename(_, path, _) => {
                 Some(path)
             }
+            Detail::Call(call) => self.call_path(call).or_else(|| self.object(call)),
             Detail::Socket(socket, name) if socket.family == AF_UNIX => Some(name),
-            Detail::Socket(..) | Detail::Process(_) | Detail::Fork(_) => None,
+            Detail::Socket(..) | Detail::Process(_) | Detail::Fork(_) | Detail::Ended(..) => None,
+        }
+    }
+
+    /// The second path of a call with two.
+    #[must_use]
+    pub fn new_path(&self) -> Option<&[u8]> {
+        match &self.detail {
+            Detail::Rename(_, _, path) => Some(path),
+            Detail::Call(call) => self.call_new_path(call).or_else(|| self.new_object(call)),
+            Detail::Open(..)
+            | Detail::Unlink(..)
+            | Detail::Chmod(..)
+            | Detail::Socket(..)
+            | Detail::Process(_)
+            | Detail::Fork(_)
+            | Detail::Ended(..) => None,
         }
     }
 
@@ -227,11 +320,13 @@ impl<'a> Event<'a> {
     pub fn count(&self) -> u64 {
         match &self.detail {
             Detail::Open(open, _) => 1 + u64::from(open.suppressed),
+            Detail::Call(call) => 1 + u64::from(call.suppressed),
             Detail::Process(_)
             | Detail::Fork(_)
             | Detail::Rename(..)
             | Detail::Unlink(..)
             | Detail::Chmod(..)
+            | Detail::Ended(..)
             | Detail::Socket(..) => 1,
         }
     }
@@ -265,12 +360,57 @@ impl<'a> Event<'a> {
         self.names.user(uid)
     }
 
+    /// Whom it is aimed at: a process that is signalled, traced, or looked into below `/proc`.
+    #[must_use]
+    pub fn aim(&self) -> Option<Aim<'_>> {
+        self.target().map(|target| Aim {
+            pid: target.pid,
+            process: target.process.as_deref(),
+            relation: target.relation,
+            is_agent: target.is_agent,
+        })
+    }
+
+    /// What was asked of the kernel, where the object does not say it, in words that are the same on every host.
+    #[must_use]
+    pub fn behaviour(&self) -> Option<String> {
+        match &self.detail {
+            Detail::Call(call) => Some(self.call_behaviour(call)),
+            Detail::Process(_)
+            | Detail::Fork(_)
+            | Detail::Open(..)
+            | Detail::Rename(..)
+            | Detail::Unlink(..)
+            | Detail::Chmod(..)
+            | Detail::Socket(..)
+            | Detail::Ended(..) => None,
+        }
+    }
+
     /// Both ends of a socket of the internet.
     #[must_use]
     pub fn ends(&self) -> Option<Ends> {
-        match &self.detail {
-            Detail::Socket(socket, _) if socket.family != AF_UNIX => Some(Ends::of(socket, self.kind)),
+        let is_server = match &self.detail {
+            Detail::Ended(_, traffic) => traffic.is_server,
             Detail::Socket(..)
+            | Detail::Call(_)
+            | Detail::Process(_)
+            | Detail::Fork(_)
+            | Detail::Open(..)
+            | Detail::Rename(..)
+            | Detail::Unlink(..)
+            | Detail::Chmod(..) => matches!(self.kind, EventKind::Accept | EventKind::Listen | EventKind::Bind),
+        };
+        let socket = self.socket()?;
+        matches!(socket.family, AF_INET | AF_INET6).then(|| Ends::of(socket, is_server))
+    }
+
+    /// The socket it is about.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Socket> {
+        match &self.detail {
+            Detail::Socket(socket, _) | Detail::Ended(socket, _) => Some(socket),
+            Detail::Call(_)
             | Detail::Process(_)
             | Detail::Fork(_)
             | Detail::Open(..)
@@ -278,6 +418,49 @@ impl<'a> Event<'a> {
             | Detail::Unlink(..)
             | Detail::Chmod(..) => None,
         }
+    }
+
+    /// What a DNS message says that was sent or came.
+    fn dns(&self) -> Option<&dns::Message> {
+        let Detail::Socket(socket, _) = &self.detail else {
+            return None;
+        };
+        self.lazy
+            .dns
+            .get_or_init(|| dns_message(self.record, socket, self.kind))
+            .as_ref()
+    }
+
+    /// The addresses and other names that a DNS answer gives.
+    pub fn dns_answers(&self) -> impl Iterator<Item = &[u8]> {
+        self.dns()
+            .filter(|message| message.is_response)
+            .into_iter()
+            .flat_map(|message| message.answers.iter().map(Vec::as_slice))
+    }
+
+    /// The server that a TLS client says hello to.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&[u8]> {
+        let (Detail::Socket(socket, _), EventKind::Send) = (&self.detail, self.kind) else {
+            return None;
+        };
+        self.lazy
+            .server_name
+            .get_or_init(|| tls::server_name(self.record.bytes(socket.data)))
+            .as_deref()
+    }
+
+    /// Whether it was asked for through io_uring.
+    #[must_use]
+    pub fn is_by_ring(&self) -> bool {
+        self.flags & flags::IO_URING != 0
+    }
+
+    /// Whether nobody knows what came of it.
+    #[must_use]
+    pub fn is_result_unknown(&self) -> bool {
+        self.flags & flags::RESULT_UNKNOWN != 0
     }
 
     fn ancestor(&self, index: u32) -> Option<&Process> {
@@ -305,7 +488,8 @@ impl<'a> Event<'a> {
     }
 
     /// Arguments as text for people.
-    fn arguments(&self) -> &[u8] {
+    #[must_use]
+    pub fn arguments(&self) -> &[u8] {
         self.lazy.arguments.get_or_init(|| {
             let mut text = Vec::new();
             let mut add = |name: &str, value: &[u8]| {
@@ -346,49 +530,74 @@ impl<'a> Event<'a> {
                         None => add("name", name),
                     }
                 }
+                Detail::Ended(_, traffic) => {
+                    if let Some(ends) = self.ends() {
+                        add("tuple", self.socket_name(ends));
+                    }
+                    add("received", traffic.received.to_string().as_bytes());
+                    add("sent", traffic.sent.to_string().as_bytes());
+                }
+                Detail::Call(call) => self.add_call_arguments(call, &mut add),
             }
             text.into()
         })
     }
 
-    /// `evt.arg[…]`.
-    fn argument(&self, key: &str) -> Option<Value<'_>> {
+    /// `evt.arg[…]`; `raw` for what is a number as a number.
+    fn argument(&self, key: &str, raw: bool) -> Option<Value<'_>> {
+        let status = |take: fn(u32) -> u32| {
+            if let Detail::Process(Some(status)) = &self.detail {
+                Some(Value::Number(i64::from(take(*status))))
+            } else {
+                None
+            }
+        };
         Some(match (key, &self.detail) {
             ("res", _) => Value::Number(self.result()),
+            (_, Detail::Call(call)) => return self.call_argument(call, key, raw),
             ("fd", Detail::Open(open, _)) => Value::Number(i64::from(open.result)),
-            ("fd", Detail::Socket(socket, _)) => Value::Number(i64::from(socket.descriptor)),
+            ("fd", Detail::Socket(socket, _) | Detail::Ended(socket, _)) => Value::Number(i64::from(socket.descriptor)),
+            ("tuple", Detail::Socket(..) | Detail::Ended(..)) => Value::Text(self.socket_name(self.ends()?)),
             (
                 "name" | "path" | "filename",
                 Detail::Open(_, path) | Detail::Unlink(_, path) | Detail::Chmod(_, path),
             ) => Value::Text(path),
             ("flags", Detail::Open(open, _)) => Value::Number(i64::from(open.open_flags)),
+            ("flags", Detail::Rename(change, ..)) => self.change_flags(change, constants::RENAME, raw),
+            ("flags", Detail::Unlink(change, _)) => self.change_flags(change, constants::UNLINK, raw),
+            ("flags", Detail::Fork(fork)) if raw => Value::Number(i64::from(fork.new_namespaces)),
+            ("flags", Detail::Fork(_)) => Value::Text(self.new_namespaces()?),
             ("mode", Detail::Open(open, _)) => Value::Number(i64::from(open.mode & !FILE_TYPE)),
             ("mode", Detail::Chmod(change, _)) => Value::Number(i64::from(change.argument & !FILE_TYPE)),
             ("oldpath", Detail::Rename(_, from, _)) => Value::Text(from),
             ("newpath", Detail::Rename(_, _, to)) => Value::Text(to),
+            ("status", _) => return status(|status| status),
+            ("ret", _) => return status(|status| status >> 8 & 0xff),
+            ("sig", _) => return status(|status| status & 0x7f),
+            ("core", _) => return status(|status| status >> 7 & 1),
             _ => return None,
         })
     }
 
-    /// Whose file below `/proc/PID` a path names.
-    fn proc_target(&self) -> Option<&'static str> {
-        let rest = self.path()?.strip_prefix(b"/proc/")?;
-        let pid: u32 = std::str::from_utf8(rest.split(|byte| *byte == b'/').next()?)
-            .ok()?
-            .parse()
-            .ok()?;
-        if pid == self.process.pid {
-            return Some("self");
+    fn change_flags(&self, change: &PathChange, names: &'static [constants::Named], raw: bool) -> Value<'_> {
+        if raw {
+            return Value::Number(i64::from(change.argument));
         }
-        if self.process.ancestors().any(|ancestor| ancestor.pid == pid) {
-            return Some("ancestor");
-        }
-        let descends = |target: &Arc<Process>| target.ancestors().any(|ancestor| ancestor.pid == self.process.pid);
-        Some(if self.table.get(pid).is_some_and(descends) {
-            "descendant"
-        } else {
-            "other"
-        })
+        let text = || constants::flags(u64::from(change.argument), names).into_bytes().into();
+        Value::Text(self.lazy.flags.get_or_init(text))
+    }
+
+    /// Namespaces that a new process does not share with its maker.
+    fn new_namespaces(&self) -> Option<&[u8]> {
+        let Detail::Fork(fork) = &self.detail else {
+            return None;
+        };
+        let text = || {
+            constants::flags(u64::from(fork.new_namespaces), constants::CLONE)
+                .into_bytes()
+                .into()
+        };
+        (fork.new_namespaces != 0).then(|| &**self.lazy.namespaces.get_or_init(text))
     }
 
     fn process_value(&self, field: &FieldRef) -> Option<Value<'_>> {
@@ -531,51 +740,105 @@ impl<'a> Event<'a> {
             Field::FdRport => port(ends.remote),
             Field::FdIsServer => Some(Value::Flag(ends.is_server)),
             Field::FdConnected => Some(Value::Flag(ends.remote.is_some() && self.result() >= 0)),
-            Field::FdL4proto => match &self.detail {
-                Detail::Socket(socket, _) => Some(protocol(socket).into()),
-                Detail::Process(_)
-                | Detail::Fork(_)
-                | Detail::Open(..)
-                | Detail::Rename(..)
-                | Detail::Unlink(..)
-                | Detail::Chmod(..) => None,
+            Field::FdL4proto => Some(protocol(self.socket()?).into()),
+            _ => None,
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields below")]
+    fn descriptor_value(&self, field: Field) -> Option<Value<'_>> {
+        match (&self.detail, field) {
+            (Detail::Open(..) | Detail::Call(_) | Detail::Chmod(..), Field::FdProcTarget) => {
+                self.target_below_proc().map(|target| Value::from(target.relation))
+            }
+            (Detail::Open(open, path), _) => match field {
+                Field::FdNum => Some(Value::Number(i64::from(open.result))),
+                Field::FdNameraw => text(self.record.text(open.name)),
+                // Of a failed open no file is known.
+                Field::FdName | Field::FdDirectory | Field::FdFilename => path_value(path, field),
+                _ if open.result < 0 => None,
+                _ => inode_value(open.inode, open.device, open.mode, open.layer, field),
+            },
+            (Detail::Chmod(_, path), _) => path_value(path, field),
+            (Detail::Call(call), _) => self.call_descriptor_value(call, field),
+            (Detail::Socket(socket, name), Field::FdName) if self.ends().is_none() => {
+                (socket.family == AF_UNIX).then_some(Value::Text(name))
+            }
+            (Detail::Socket(socket, _) | Detail::Ended(socket, _), _) => match field {
+                Field::FdName => Some(Value::Text(self.socket_name(self.ends()?))),
+                Field::FdNum => Some(Value::Number(i64::from(socket.descriptor))),
+                Field::FdType => Some(family(socket).into()),
+                Field::FdTypechar => Some(match socket.family {
+                    AF_UNIX => "u".into(),
+                    AF_INET => "4".into(),
+                    AF_INET6 => "6".into(),
+                    _ => "o".into(),
+                }),
+                Field::FdSockfamily => match socket.family {
+                    AF_UNIX => Some("unix".into()),
+                    AF_INET | AF_INET6 => Some("ip".into()),
+                    _ => None,
+                },
+                Field::FdBytesIn | Field::FdBytesOut => {
+                    let Detail::Ended(_, traffic) = &self.detail else {
+                        return None;
+                    };
+                    let bytes = if field == Field::FdBytesIn {
+                        traffic.received
+                    } else {
+                        traffic.sent
+                    };
+                    Some(Value::Number(i64::try_from(bytes).unwrap_or(i64::MAX)))
+                }
+                _ => self.socket_value(field),
             },
             _ => None,
         }
     }
 
-    fn descriptor_value(&self, field: Field) -> Option<Value<'_>> {
-        match (&self.detail, field) {
-            (Detail::Open(_, path), Field::FdName) => Some(Value::Text(path)),
-            (Detail::Open(_, path), Field::FdDirectory) => Some(Value::Text(directory_of(path))),
-            (Detail::Open(_, path), Field::FdFilename) => Some(Value::Text(file_name_of(path))),
-            (Detail::Open(open, _), Field::FdNum) => Some(Value::Number(i64::from(open.result))),
-            (Detail::Open(open, _), Field::FdType) => Some(names::file_type(open.mode).0.into()),
-            (Detail::Open(open, _), Field::FdTypechar) => Some(names::file_type(open.mode).1.into()),
-            (Detail::Open(open, _), Field::FdIno) => i64::try_from(open.inode).ok().map(Value::Number),
-            (Detail::Open(open, _), Field::FdDev) => Some(Value::Number(i64::from(open.device))),
-            (Detail::Open(open, _), Field::FdDevMajor) => Some(Value::Number(i64::from(open.device >> 20))),
-            (Detail::Open(open, _), Field::FdDevMinor) => Some(Value::Number(i64::from(open.device & 0xf_ffff))),
-            (Detail::Open(..), Field::FdProcTarget) => self.proc_target().map(Value::from),
-            (Detail::Socket(_, name), Field::FdName) => match self.ends() {
-                Some(ends) => Some(Value::Text(self.socket_name(ends))),
-                None => Some(Value::Text(name)),
-            },
-            (Detail::Socket(socket, _), Field::FdNum) => Some(Value::Number(i64::from(socket.descriptor))),
-            (Detail::Socket(socket, _), Field::FdType) => Some(family(socket).into()),
-            (Detail::Socket(socket, _), Field::FdTypechar) => Some(match socket.family {
-                AF_UNIX => "u".into(),
-                AF_INET => "4".into(),
-                _ => "6".into(),
-            }),
-            (Detail::Socket(socket, _), Field::FdSockfamily) => Some(if socket.family == AF_UNIX {
-                "unix".into()
-            } else {
-                "ip".into()
-            }),
-            (Detail::Socket(..), _) => self.socket_value(field),
+    /// Which way bytes go, where the call moves some.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "few kinds of call move bytes")]
+    fn direction(&self) -> Option<&'static str> {
+        let name = self.event_type;
+        match self.kind {
+            EventKind::Send => Some("w"),
+            EventKind::Receive | EventKind::Copy => Some("r"),
+            EventKind::Trace if name == "process_vm_readv" => Some("r"),
+            EventKind::Trace if name == "process_vm_writev" => Some("w"),
+            EventKind::IoUring => self.ring_direction(),
             _ => None,
         }
+    }
+
+    /// `fs.path.…` and `evt.abspath`.
+    fn path_of_call(&self, field: &FieldRef) -> Option<Value<'_>> {
+        let raw = |span| text(self.record.text(span));
+        let key = match &field.arg {
+            FieldArg::Key(key) => &**key,
+            FieldArg::None | FieldArg::Index(_) => "",
+        };
+        match (&self.detail, field.field, key) {
+            (Detail::Open(_, path), Field::FsPathName, _) | (Detail::Open(_, path), Field::EvtAbspath, "") => {
+                Some(Value::Text(path))
+            }
+            (Detail::Unlink(_, path) | Detail::Chmod(_, path), Field::FsPathName, _)
+            | (Detail::Unlink(_, path) | Detail::Chmod(_, path), Field::EvtAbspath, "") => Some(Value::Text(path)),
+            (Detail::Open(open, _), Field::FsPathNameraw, _) => raw(open.name),
+            (Detail::Unlink(change, _) | Detail::Chmod(change, _), Field::FsPathNameraw, _)
+            | (Detail::Rename(change, ..), Field::FsPathSourceraw, _) => raw(change.name),
+            (Detail::Rename(change, ..), Field::FsPathTargetraw, _) => raw(change.new_name),
+            (Detail::Rename(_, from, _), Field::FsPathSource, _)
+            | (Detail::Rename(_, from, _), Field::EvtAbspath, "src") => Some(Value::Text(from)),
+            (Detail::Rename(_, _, to), Field::FsPathTarget, _)
+            | (Detail::Rename(_, _, to), Field::EvtAbspath, "dst") => Some(Value::Text(to)),
+            (Detail::Call(call), _, _) => self.call_path_value(call, field.field, key),
+            _ => None,
+        }
+    }
+
+    fn time_text(&self, text: fn(&clock::Texts) -> &str) -> Option<Value<'_>> {
+        let texts = self.lazy.times.get_or_init(|| clock::texts(self.wall_ns(self.time_ns)));
+        Some(text(texts).into())
     }
 
     fn event_value(&self, field: &FieldRef) -> Option<Value<'_>> {
@@ -586,7 +849,16 @@ impl<'a> Event<'a> {
             | Detail::Rename(..)
             | Detail::Unlink(..)
             | Detail::Chmod(..)
+            | Detail::Ended(..)
+            | Detail::Call(_)
             | Detail::Socket(..) => None,
+        };
+        let moved = || {
+            if let (Detail::Socket(socket, _), EventKind::Send | EventKind::Receive) = (&self.detail, self.kind) {
+                Some(socket)
+            } else {
+                None
+            }
         };
         match (field.field, &field.arg) {
             (Field::EvtType, _) => Some(self.event_type.into()),
@@ -597,8 +869,30 @@ impl<'a> Event<'a> {
             (Field::EvtCategory, _) => Some(self.kind.category().into()),
             (Field::EvtHostname, _) => Some(self.host.name.as_str().into()),
             (Field::EvtSource, _) => Some("syscall".into()),
-            (Field::EvtArgs, _) => Some(Value::Text(self.arguments())),
-            (Field::EvtArg | Field::EvtRawarg, FieldArg::Key(key)) => self.argument(key),
+            (Field::EvtTimeS, _) => self.time_text(|texts| &texts.time_of_day),
+            (Field::EvtTimeIso8601, _) => self.time_text(|texts| &texts.iso8601),
+            (Field::EvtDatetime, _) => self.time_text(|texts| &texts.date_and_time),
+            (Field::EvtDatetimeS, _) => self.time_text(|texts| &texts.date_and_second),
+            (Field::EvtRawtimeS, _) => Some(Value::Number(self.wall_ns(self.time_ns).div_euclid(SECOND_NS))),
+            (Field::EvtRawtimeNs, _) => Some(Value::Number(self.wall_ns(self.time_ns).rem_euclid(SECOND_NS))),
+            (Field::EvtIsIo, _) => Some(Value::Flag(self.direction().is_some())),
+            (Field::EvtIsIoRead, _) => Some(Value::Flag(self.direction() == Some("r"))),
+            (Field::EvtIsIoWrite, _) => Some(Value::Flag(self.direction() == Some("w"))),
+            (Field::EvtIoDir, _) => self.direction().map(Value::from),
+            (Field::EvtIsSyslog, _) => Some(Value::Flag(false)),
+            (Field::EvtBuffer, _) => Some(Value::Text(self.record.bytes(moved()?.data))),
+            (Field::EvtBuflen, _) => Some(Value::Number(i64::from(moved()?.result))),
+            (Field::EvtAbspath, _) => self.path_of_call(field),
+            (Field::EvtIoUring, _) => Some(Value::Flag(self.is_by_ring())),
+            (Field::EvtDuration, _) => {
+                let Detail::Ended(_, traffic) = &self.detail else {
+                    return None;
+                };
+                i64::try_from(traffic.duration_ns).ok().map(Value::Number)
+            }
+            (Field::EvtArgs | Field::EvtInfo, _) => Some(Value::Text(self.arguments())),
+            (Field::EvtArg, FieldArg::Key(key)) => self.argument(key, false),
+            (Field::EvtRawarg, FieldArg::Key(key)) => self.argument(key, true),
             (Field::EvtRes, _) => Some(errno::name(self.result()).into()),
             (Field::EvtRawres, _) => Some(Value::Number(self.result())),
             (Field::EvtFailed, _) => Some(Value::Flag(self.result() < 0)),
@@ -640,22 +934,20 @@ impl event::Event for Event<'_> {
             Field::ThreadTid => id(self.tid),
             Field::ThreadIsmain => Some(Value::Flag(self.tid == self.process.pid)),
             Field::ThreadCapEffective => text(self.capabilities()),
-            Field::FsPathName => match &self.detail {
-                Detail::Open(_, path) | Detail::Unlink(_, path) | Detail::Chmod(_, path) => Some(Value::Text(path)),
-                Detail::Process(_) | Detail::Fork(_) | Detail::Rename(..) | Detail::Socket(..) => None,
-            },
-            Field::FsPathSource => match &self.detail {
-                Detail::Rename(_, from, _) => Some(Value::Text(from)),
-                _ => None,
-            },
-            Field::FsPathTarget => match &self.detail {
-                Detail::Rename(_, _, to) => Some(Value::Text(to)),
-                _ => None,
-            },
-            Field::DnsQname => match &self.detail {
-                Detail::Socket(_, name) if self.kind == EventKind::Send => text(name),
-                _ => None,
-            },
+            Field::FsPathName
+            | Field::FsPathNameraw
+            | Field::FsPathSource
+            | Field::FsPathSourceraw
+            | Field::FsPathTarget
+            | Field::FsPathTargetraw => self.path_of_call(field),
+            Field::DnsQname => text(&self.dns()?.question),
+            Field::TlsSni => self.server_name().map(Value::Text),
+            Field::ForkNewNamespaces => self.new_namespaces().map(Value::Text),
+            Field::TargetPid => self.target()?.pid.map(|pid| Value::Number(i64::from(pid))),
+            Field::TargetName => text(&self.target()?.process.as_ref()?.image.name),
+            Field::TargetExepath => text(&self.target()?.process.as_ref()?.image.executable),
+            Field::TargetRelation => self.target().map(|target| target.relation.into()),
+            Field::TargetIsAgent => self.target().map(|target| Value::Flag(target.is_agent)),
             other => {
                 let name = other.name();
                 if name.starts_with("proc.") {
@@ -708,6 +1000,14 @@ impl event::Event for Event<'_> {
                 }
                 return;
             }
+            Field::DnsAnswer => {
+                for answer in self.dns_answers() {
+                    if !visit(Value::Text(answer)) {
+                        return;
+                    }
+                }
+                return;
+            }
             Field::ProcEnv => {
                 for variable in self.process.image.env() {
                     if !visit(Value::Text(variable)) {
@@ -749,7 +1049,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    fn of(socket: &Socket, kind: EventKind) -> Self {
+    fn of(socket: &Socket, is_server: bool) -> Self {
         let end = |bytes: [u8; 16], port: u16| {
             let address = if socket.family == AF_INET {
                 IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -761,7 +1061,6 @@ impl Ends {
         };
         let local = end(socket.local, socket.local_port);
         let remote = end(socket.remote, socket.remote_port);
-        let is_server = matches!(kind, EventKind::Accept | EventKind::Listen);
         let (client, server) = if is_server { (remote, local) } else { (local, remote) };
         Self {
             local,
@@ -779,7 +1078,10 @@ pub fn family(socket: &Socket) -> &'static str {
     match socket.family {
         AF_UNIX => "unix",
         AF_INET => "ipv4",
-        _ => "ipv6",
+        AF_INET6 => "ipv6",
+        AF_NETLINK => "netlink",
+        AF_PACKET => "packet",
+        _ => "other",
     }
 }
 
@@ -795,11 +1097,152 @@ pub fn protocol(socket: &Socket) -> &'static str {
     }
 }
 
+/// What a record tells, and the paths that the kernel resolved for it where they are those of the record.
+fn told(
+    record: &Record<'_>,
+    body: &Body,
+    known: Option<&'static Known>,
+    resolved: Option<Paths>,
+    lazy: &mut Lazy,
+) -> Option<(EventKind, Detail)> {
+    let walked = |span: Span| {
+        let mut path = Vec::with_capacity(usize::from(span.len));
+        record.walked_path(span, &mut path);
+        path.into_boxed_slice()
+    };
+    let passed = |base, name| record.passed_path(base, name).into_boxed_slice();
+    // The name itself is what these calls act on, be it a link or not.
+    let named = |resolved: Option<Box<[u8]>>, base, name| {
+        resolved
+            .filter(|path| is_of_name(path, record.text(name)))
+            .unwrap_or_else(|| passed(base, name))
+    };
+    let mut resolved = resolved;
+    let mut first = || resolved.take().map(|paths| paths.path);
+    Some(match body {
+        Body::Exec(_) => (EventKind::Exec, Detail::Process(None)),
+        Body::Fork(fork) => (EventKind::Fork, Detail::Fork(*fork)),
+        Body::Exit(exit) => (EventKind::Exit, Detail::Process(Some(exit.status))),
+        Body::Open(open) if open.result < 0 && open.name.len > 0 => {
+            (EventKind::Open, Detail::Open(*open, passed(open.path, open.name)))
+        }
+        Body::Open(open) => (EventKind::Open, Detail::Open(*open, walked(open.path))),
+        Body::Rename(change) => {
+            let (from, to) = resolved.map_or((None, None), |paths| (Some(paths.path), paths.new_path));
+            let from = named(from, change.base, change.name);
+            let to = named(to, change.new_base, change.new_name);
+            (EventKind::Rename, Detail::Rename(*change, from, to))
+        }
+        Body::Unlink(change) => {
+            let path = named(first(), change.base, change.name);
+            (EventKind::Unlink, Detail::Unlink(*change, path))
+        }
+        Body::Chmod(change) => {
+            let path = first().unwrap_or_else(|| passed(change.base, change.name));
+            (EventKind::Chmod, Detail::Chmod(*change, path))
+        }
+        Body::Connect(socket) => (EventKind::Connect, Detail::Socket(*socket, unix_name(record, socket))),
+        Body::Bind(socket) => (EventKind::Bind, Detail::Socket(*socket, unix_name(record, socket))),
+        Body::Listen(socket) => (EventKind::Listen, Detail::Socket(*socket, Box::default())),
+        Body::Accept(socket) => (EventKind::Accept, Detail::Socket(*socket, Box::default())),
+        Body::Send(socket) | Body::Receive(socket) => {
+            let kind = if matches!(body, Body::Send(_)) {
+                EventKind::Send
+            } else {
+                EventKind::Receive
+            };
+            let question = dns_message(record, socket, kind).map(|message| message.question);
+            (kind, Detail::Socket(*socket, question.unwrap_or_default().into()))
+        }
+        Body::Call(call) => {
+            let kind = known?.kind?;
+            if let Some(paths) = resolved {
+                called::take_resolved(record, call, kind, paths, lazy);
+            }
+            (kind, Detail::Call(*call))
+        }
+        Body::Chdir(_) | Body::Ended(_) | Body::Resolved(_) => return None,
+    })
+}
+
+/// Whether a resolved path can be what a passed name led to: both end alike, unless the name ends in no name.
+fn is_of_name(path: &[u8], name: &[u8]) -> bool {
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    match file_name_of(name) {
+        b"" | b"." | b".." => true,
+        last => file_name_of(path) == last,
+    }
+}
+
+fn ended_connection(now_ns: u64, ended: &Ended, connection: &Connection) -> Detail {
+    let ends = &ended.ends;
+    let socket = Socket {
+        local: ends.local,
+        remote: ends.remote,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        family: ends.family,
+        protocol: ends.protocol,
+        descriptor: connection.descriptor,
+        identity: ended.socket,
+        ..Socket::default()
+    };
+    let traffic = Traffic {
+        received: ended.received,
+        sent: ended.sent,
+        duration_ns: now_ns.saturating_sub(connection.since_ns),
+        is_server: connection.is_server,
+    };
+    Detail::Ended(socket, traffic)
+}
+
+/// The DNS message of a record, if what it carries went to or came from the port of DNS.
+fn dns_message(record: &Record<'_>, socket: &Socket, kind: EventKind) -> Option<dns::Message> {
+    let is_dns = socket.remote_port == DNS_PORT || socket.local_port == DNS_PORT;
+    let bytes = record.bytes(socket.data);
+    let message = if !is_dns {
+        None
+    } else if socket.protocol == IPPROTO_TCP {
+        dns::over_tcp(bytes)
+    } else {
+        dns::message(bytes)
+    };
+    // A server's own questions and answers go the other way.
+    message.filter(|message| message.is_response == (kind == EventKind::Receive))
+}
+
+/// `fd.name`, `fd.directory`, `fd.filename` of a path.
+#[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields")]
+fn path_value(path: &[u8], field: Field) -> Option<Value<'_>> {
+    match field {
+        Field::FdName => Some(Value::Text(path)),
+        Field::FdDirectory => Some(Value::Text(directory_of(path))),
+        Field::FdFilename => Some(Value::Text(file_name_of(path))),
+        _ => None,
+    }
+}
+
+/// What is told of a file by its inode.
+#[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields")]
+fn inode_value(inode: u64, device: u32, mode: u32, layer: u32, field: Field) -> Option<Value<'static>> {
+    match field {
+        Field::FdType => Some(names::file_type(mode).0.into()),
+        Field::FdTypechar => Some(names::file_type(mode).1.into()),
+        Field::FdIno => i64::try_from(inode).ok().map(Value::Number),
+        Field::FdDev => Some(Value::Number(i64::from(device))),
+        Field::FdDevMajor => Some(Value::Number(i64::from(device >> 20))),
+        Field::FdDevMinor => Some(Value::Number(i64::from(device & 0xf_ffff))),
+        Field::FdIsUpperLayer => Some(Value::Flag(layer & open_layer::UPPER != 0)),
+        Field::FdIsLowerLayer => Some(Value::Flag(layer & open_layer::LOWER != 0)),
+        _ => None,
+    }
+}
+
 /// Path of a UNIX socket; an abstract name begins with `@` in the place of its NUL.
 fn unix_name(record: &Record<'_>, socket: &Socket) -> Box<[u8]> {
     match record.bytes(socket.data) {
-        [0, name @ ..] => [b"@", crate::sensor::decode::until_nul(name)].concat().into(),
-        path => crate::sensor::decode::until_nul(path).into(),
+        [0, name @ ..] => [b"@", until_nul(name)].concat().into(),
+        path => until_nul(path).into(),
     }
 }
 
@@ -847,7 +1290,7 @@ pub fn printable_within(bytes: &[u8], max: usize) -> (String, bool) {
 }
 
 #[cfg(test)]
-mod tests {
+mod text_tests {
     use super::*;
 
     #[test]

@@ -174,7 +174,8 @@ impl Process {
     }
 
     /// Whether its pids and those of the host are the same.
-    fn is_in_initial_pid_namespace(&self) -> bool {
+    #[must_use]
+    pub fn is_in_initial_pid_namespace(&self) -> bool {
         match self.namespaces.pid {
             0 => self.ids.own_pid == self.pid,
             other => other == INITIAL_PID_NAMESPACE,

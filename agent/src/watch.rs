@@ -20,7 +20,7 @@ use staghound_proto::v1::{self, GapReason, ObservationGap, item};
 
 use crate::{
     alert::{self, Origin},
-    event::{Event, Host, Names},
+    event::{Event, Host, Names, Recall, RecallCounts},
     metrics::{BySeverity, Metrics},
     process::{ProcessTable, TableCounts},
     reload::Reloadable,
@@ -34,6 +34,9 @@ const BATCH: usize = 4096;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long to go on reading after the end was asked for, if records keep coming.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Longer than this beyond the wait that it asked for, the loop was kept from running.
+const STALL: Duration = Duration::from_secs(2);
 
 /// So many looks at empty rings end the drain.
 const QUIET_ROUNDS: u32 = 3;
@@ -102,6 +105,8 @@ pub struct Watched {
     pub losses: Losses,
     /// What keeping the process table has cost.
     pub table: TableCounts,
+    /// What remembering from one record to the next has cost.
+    pub recall: RecallCounts,
 }
 
 impl Watched {
@@ -125,11 +130,13 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
     let mut names = Names::of_host();
     let mut names_read = names_changed();
     let mut scratch = Scratch::new();
+    let mut recall = Recall::default();
     let mut watched = Watched::default();
     let mut housekeeping = Instant::now();
     let mut gap_from = SystemTime::now();
     let mut deadline: Option<Instant> = None;
     let mut quiet = 0;
+    let mut turn = (Instant::now(), SystemTime::now());
     loop {
         let ending = ended();
         if ending {
@@ -142,6 +149,10 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             watch.origin.ruleset_digest = watch.rules.current().digest().into();
             scratch = Scratch::new();
         }
+        let last = std::mem::replace(&mut turn, (Instant::now(), SystemTime::now()));
+        if is_stalled(turn.0 - last.0) {
+            tell_stall(watch, last.1, turn.1);
+        }
         let rules = watch.rules.current();
         let mut newest_ns = None;
         let drained = sensor.drain(BATCH, |bytes| {
@@ -153,8 +164,11 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             };
             newest_ns = Some(record.header.time_ns);
             watch.counters.events[usize::from(record.header.kind) - 1].inc();
-            let process = watch.processes.apply(&record);
-            let Some(event) = Event::of(&record, process, watched.records, watch.processes, &host, &names) else {
+            let Some(process) = recall.actor(&record, watch.processes) else {
+                return;
+            };
+            let number = watched.records;
+            let Some(event) = Event::of(&record, process, number, &mut recall, watch.processes, &host, &names) else {
                 return;
             };
             rules.matches(&event, &mut scratch, &mut |rule| {
@@ -182,7 +196,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
         if housekeeping.elapsed() >= HOUSEKEEPING {
             housekeeping = Instant::now();
             let now = SystemTime::now();
-            tell_losses(sensor, watch, &mut watched, (gap_from, now))?;
+            tell_losses(sensor, watch, &mut watched, recall.counts(), (gap_from, now))?;
             gap_from = now;
             watch.processes.check_some();
             let changed = names_changed();
@@ -202,7 +216,13 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             }
         }
     }
-    tell_losses(sensor, watch, &mut watched, (gap_from, SystemTime::now()))?;
+    tell_losses(
+        sensor,
+        watch,
+        &mut watched,
+        recall.counts(),
+        (gap_from, SystemTime::now()),
+    )?;
     Ok(watched)
 }
 
@@ -211,6 +231,7 @@ fn tell_losses(
     sensor: &Sensor,
     watch: &mut Watch<'_>,
     watched: &mut Watched,
+    recall: RecallCounts,
     (from, to): (SystemTime, SystemTime),
 ) -> Result<(), SensorError> {
     let losses = sensor.losses()?;
@@ -272,6 +293,16 @@ fn tell_losses(
             GapReason::TableEviction,
         );
     }
+    let forgotten = recall.connections_evicted - watched.recall.connections_evicted;
+    if forgotten > 0 {
+        watch
+            .counters
+            .metrics
+            .records_lost("connections", "table_full")
+            .inc_by(forgotten);
+        gap("connections", forgotten, GapReason::TableEviction);
+    }
+    watched.recall = recall;
     let metrics = &watch.counters.metrics.process_table;
     metrics.evictions.inc_by(table.evictions() - watched.table.evictions());
     metrics.repairs.inc_by(table.repairs() - watched.table.repairs());
@@ -281,6 +312,24 @@ fn tell_losses(
     watched.losses = losses;
     watched.table = table;
     Ok(())
+}
+
+/// Whether the loop was kept from running between two turns: somebody stopped or froze the agent, or the host was busy
+/// beyond measure. The clock stands still while the host sleeps.
+fn is_stalled(between: Duration) -> bool {
+    between > HOUSEKEEPING + STALL
+}
+
+/// Tells that nobody looked for a while: what the rings could not hold meanwhile is lost, and counted as such.
+fn tell_stall(watch: &mut Watch<'_>, from: SystemTime, to: SystemTime) {
+    let gap = ObservationGap {
+        from: Some(from.into()),
+        to: Some(to.into()),
+        hook: String::new(),
+        count: 0,
+        reason: GapReason::AgentStalled.into(),
+    };
+    (watch.items)(observation_gap(gap), None);
 }
 
 /// A gap for each program that could not be attached: from now on its events are missing.
@@ -324,4 +373,16 @@ fn clock_ns(clock: libc::clockid_t) -> i64 {
     let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
     assert_eq!(status, 0, "the kernel has this clock: {}", io::Error::last_os_error());
     time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_is_longer_than_any_wait() {
+        for (between_ms, expected) in [(0, false), (1000, false), (2999, false), (3001, true), (60_000, true)] {
+            assert_eq!(is_stalled(Duration::from_millis(between_ms)), expected, "{between_ms}");
+        }
+    }
 }

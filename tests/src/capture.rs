@@ -9,7 +9,7 @@ use std::{
 };
 
 use staghound::{
-    event::{Detail, Ends, Event, Host, Names},
+    event::{Detail, Ends, Event, Host, Names, Recall},
     process::{Credentials, Process, ProcessTable},
     sensor::{
         Losses, Sensor, SensorConfig,
@@ -345,6 +345,7 @@ impl Run {
 pub struct Capture {
     sensor: Sensor,
     table: ProcessTable,
+    recall: Recall,
     host: Host,
     names: Names,
     number: u64,
@@ -375,6 +376,7 @@ impl Capture {
         Self {
             sensor,
             table: ProcessTable::seeded(),
+            recall: Recall::default(),
             host: Host {
                 name: "test".to_owned(),
                 boot_to_wall_ns: 0,
@@ -426,6 +428,7 @@ impl Capture {
         let Self {
             sensor,
             table,
+            recall,
             host,
             names,
             number,
@@ -434,8 +437,10 @@ impl Capture {
             let record = decode::decode(bytes).expect("the programs write records that decode");
             *number += 1;
             into.note(&record);
-            let process = table.apply(&record);
-            if let Some(event) = Event::of(&record, process, *number, table, host, names) {
+            let Some(process) = recall.actor(&record, table) else {
+                return;
+            };
+            if let Some(event) = Event::of(&record, process, *number, recall, table, host, names) {
                 into.events.push(Seen::of(&event));
             }
         });

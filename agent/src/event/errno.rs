@@ -5,7 +5,7 @@ pub(super) fn name(result: i64) -> &'static str {
     if result >= 0 {
         return "SUCCESS";
     }
-    match -result {
+    match result.unsigned_abs() {
         1 => "EPERM",
         2 => "ENOENT",
         3 => "ESRCH",
@@ -150,6 +150,7 @@ mod tests {
             (-2, "ENOENT"),
             (-111, "ECONNREFUSED"),
             (-9999, "UNKNOWN"),
+            (i64::MIN, "UNKNOWN"),
         ] {
             assert_eq!(super::name(result), name);
         }
