@@ -46,6 +46,19 @@ pub struct Config {
     pub export: Export,
     /// Whether to give up privileges after the start: `on`, `off` or `required`.
     pub sandbox: Sandbox,
+    /// What happens to whoever would stop or take over the agent: `notice` or `refuse`.
+    pub guard: Guard,
+}
+
+/// What happens to whoever would stop or take over the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guard {
+    /// It is told.
+    #[default]
+    Notice,
+    /// It is told, and refused where the kernel runs BPF LSM programs.
+    Refuse,
 }
 
 /// Section `log`.
@@ -134,6 +147,7 @@ impl Default for Config {
             spool: Spool::default(),
             export: Export::default(),
             sandbox: Sandbox::default(),
+            guard: Guard::default(),
         }
     }
 }
@@ -600,7 +614,7 @@ mod tests {
              log: {level: debug, format: json}\nhttp: {listen: none, insecure: true}\n\
              queue: {items_max: 5, bytes_max: 2MiB}\nspool: {bytes_max: 1GiB, segment_bytes: 65536}\n\
              export:\n  batch_items_max: 10\n  batch_bytes_max: 100 KiB\n  connect_timeout: 1s\n  ack_timeout: 2m\n  \
-             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\nsandbox: required\n",
+             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\nsandbox: required\nguard: refuse\n",
         )
         .unwrap();
         let expected = Config {
@@ -638,6 +652,7 @@ mod tests {
                 drain_timeout: Duration::ZERO,
             },
             sandbox: Sandbox::Required,
+            guard: Guard::Refuse,
         };
         assert_eq!(config, expected);
     }
@@ -673,6 +688,7 @@ mod tests {
             "  backoff_max:",
             "  drain_timeout:",
             "sandbox:",
+            "guard:",
         ] {
             assert!(text.lines().any(|line| line.starts_with(key)), "{key}");
         }

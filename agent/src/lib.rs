@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod event;
 pub mod export;
+pub mod guard;
 pub mod identity;
 pub mod logging;
 pub mod metrics;

@@ -30,9 +30,9 @@ use tokio::{
 
 use crate::{
     admin::{Admin, Readiness},
-    alert::{self, Origin},
+    alert::Origin,
     cli,
-    config::Config,
+    config::{Config, Guard},
     export::{Exporter, Introduction},
     identity,
     metrics::Metrics,
@@ -75,6 +75,10 @@ const SPOOL: &str = "spool";
 /// # Errors
 /// The sensor, the rules, the state directory or a listener cannot be had; each message says what to do.
 pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<ExitCode> {
+    let sensor = SensorConfig {
+        refuse: config.guard == Guard::Refuse,
+        ..sensor.clone()
+    };
     let shutdown = Shutdown::new().context("cannot prepare for signals")?;
     // Rules compile while the kernel verifies the programs: both take a while, and events wait in the rings.
     let paths = config.rules.clone();
@@ -82,7 +86,7 @@ pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<
         .name("rules".to_owned())
         .spawn(move || packs::load_with_embedded(&paths))
         .context("cannot start a thread")?;
-    let sensor = Sensor::start(sensor);
+    let sensor = Sensor::start(&sensor);
     let loaded = rules.join().expect("the rules thread does not panic")?;
     let sensor = sensor?;
     report(&sensor, &loaded);
@@ -310,12 +314,16 @@ fn hot(
 ) -> Result<Watched> {
     let mut processes = ProcessTable::seeded();
     let alerts = metrics.alerts();
-    let mut items = |item: Item, rule: Option<&staghound_engine::ruleset::Rule>| {
+    let mut items = |item: Item, _rule: Option<&staghound_engine::ruleset::Rule>| {
+        let severity = match &item.kind {
+            Some(item::Kind::Alert(alert)) => Some(alert.severity()),
+            Some(item::Kind::Gap(_) | item::Kind::Run(_)) | None => None,
+        };
         // Bounded; what does not fit is counted by the queue, and is no alert that anybody will see.
         if sink.offer(item)
-            && let Some(rule) = rule
+            && let Some(severity) = severity
         {
-            alerts.of(alert::severity(rule.severity)).inc();
+            alerts.of(severity).inc();
         }
     };
     let mut line = Watch {

@@ -21,6 +21,7 @@ use staghound_proto::v1::{self, GapReason, ObservationGap, item};
 use crate::{
     alert::{self, Origin},
     event::{Event, Host, Names, Recall, RecallCounts},
+    guard::Guard,
     metrics::{BySeverity, Metrics},
     process::{ProcessTable, TableCounts},
     reload::Reloadable,
@@ -131,6 +132,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
     let mut names_read = names_changed();
     let mut scratch = Scratch::new();
     let mut recall = Recall::default();
+    let mut guard = Guard::default();
     let mut watched = Watched::default();
     let mut housekeeping = Instant::now();
     let mut gap_from = SystemTime::now();
@@ -145,6 +147,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             sensor.wait(HOUSEKEEPING);
         }
         if watch.rules.refresh() {
+            // Before the rules are used, so that nothing they want is left out.
             sensor.demand(&watch.rules.current().demand())?;
             watch.origin.ruleset_digest = watch.rules.current().digest().into();
             scratch = Scratch::new();
@@ -197,6 +200,10 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             housekeeping = Instant::now();
             let now = SystemTime::now();
             tell_losses(sensor, watch, &mut watched, recall.counts(), (gap_from, now))?;
+            let boot_time_ns = u64::try_from(clock_ns(libc::CLOCK_BOOTTIME)).unwrap_or(0);
+            for item in guard.tell(sensor.check(), watch.origin, (gap_from, now), boot_time_ns) {
+                (watch.items)(item, None);
+            }
             gap_from = now;
             watch.processes.check_some();
             let changed = names_changed();

@@ -3,13 +3,16 @@
 
 use std::{
     fs,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
+use staghound_proto::v1::{Alert, GapReason, ObservationGap, Severity};
 use staghound_tests::{
     DECOY_DIRECTORY, DECOY_RULE, DECOY_RULES, actor,
-    process::{Agent, output, staghound},
+    feed::{Feed, alert, observation_gap},
+    process::{Agent, Collector, output, staghound},
     until,
 };
 use tempfile::TempDir;
@@ -178,4 +181,99 @@ fn rules_are_reloaded_on_hangup_and_stay_when_they_have_mistakes() {
     let kept = place.read(&agent, "test/decoy-again");
     assert_eq!(digest(&kept), digest(&after));
     assert!(agent.running.terminate().success());
+}
+
+/// An agent that delivers to a collector, and a subscriber there: gaps go no other way.
+struct Delivering {
+    feed: Feed,
+    agent: Agent,
+    _collector: Collector,
+}
+
+impl Delivering {
+    fn start(place: &Place) -> Self {
+        let collector = Collector::serve(&place.path("data"), "127.0.0.1:0".parse().unwrap());
+        let agent = Agent::observe(&place.path("state"), ["--collector", &collector.url()]);
+        Self {
+            feed: Feed::subscribe(collector.address),
+            agent,
+            _collector: collector,
+        }
+    }
+
+    fn alert(&mut self, rule: &str, is: impl Fn(&Alert) -> bool) -> Alert {
+        let is = |alert: &Alert| alert.rule.as_ref().is_some_and(|of| of.id == rule) && is(alert);
+        self.feed.until(&format!("alert of {rule}"), |entries| {
+            entries.iter().filter_map(alert).any(&is)
+        });
+        self.feed.alerts().find(|alert| is(alert)).unwrap().clone()
+    }
+
+    fn gap(&mut self, reason: GapReason, is: impl Fn(&ObservationGap) -> bool) -> ObservationGap {
+        let is = |gap: &&ObservationGap| gap.reason() == reason && is(gap);
+        self.feed.until(&format!("gap {}", reason.as_str_name()), |entries| {
+            entries.iter().filter_map(observation_gap).any(|gap| is(&gap))
+        });
+        let gap = self.feed.received.iter().filter_map(observation_gap).find(is);
+        gap.unwrap().clone()
+    }
+}
+
+/// `bpf(2)` with a request of three words and two pointers at most, as the commands used here have them.
+fn bpf(command: libc::c_long, request: &mut [u64; 4]) -> libc::c_long {
+    // SAFETY: what the requests of this file lead to outlives the call.
+    let status = unsafe { libc::syscall(libc::SYS_bpf, command, request.as_mut_ptr(), size_of::<[u64; 4]>()) };
+    assert!(status >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
+    status
+}
+
+/// A descriptor of the agent's map of this name, got as an attacker would: by its id.
+fn map_of(agent: u32, name: &str) -> OwnedFd {
+    const MAP_GET_FD_BY_ID: libc::c_long = 14;
+    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    let descriptors = fs::read_dir(format!("/proc/{agent}/fdinfo")).unwrap();
+    let ids = descriptors.filter_map(|entry| {
+        let info = fs::read_to_string(entry.unwrap().path()).ok()?;
+        let id = info.lines().find_map(|line| line.strip_prefix("map_id:"))?;
+        id.trim().parse::<u64>().ok()
+    });
+    for id in ids.collect::<std::collections::BTreeSet<u64>>() {
+        let map = i32::try_from(bpf(MAP_GET_FD_BY_ID, &mut [id, 0, 0, 0])).unwrap();
+        // SAFETY: the kernel has just made this descriptor for us.
+        let map = unsafe { OwnedFd::from_raw_fd(map) };
+        let mut info = [0_u8; 80];
+        let descriptor = u64::try_from(map.as_raw_fd()).unwrap();
+        bpf(
+            OBJ_GET_INFO_BY_FD,
+            &mut [descriptor | ((info.len() as u64) << 32), info.as_mut_ptr() as u64, 0, 0],
+        );
+        if info[24..40].split(|byte| *byte == 0).next() == Some(name.as_bytes()) {
+            return map;
+        }
+    }
+    panic!("the agent has no map {name}");
+}
+
+#[test]
+fn a_map_that_was_changed_is_told_and_put_right() {
+    const MAP_UPDATE_ELEM: libc::c_long = 2;
+    let place = Place::new();
+    let mut delivering = Delivering::start(&place);
+    let map = map_of(delivering.agent.running.pid(), "SYSCALLS");
+    // No call at all is looked at from here on, if nobody notices.
+    let none = 0_u32;
+    for number in 0_u32..512 {
+        let descriptor = u64::try_from(map.as_raw_fd()).unwrap();
+        let (key, value) = (&raw const number as u64, &raw const none as u64);
+        bpf(MAP_UPDATE_ELEM, &mut [descriptor, key, value, 0]);
+    }
+    let alert = delivering.alert("defense-impairment/agent-tampering", |_| true);
+    assert!(alert.message.starts_with("map SYSCALLS: "), "{}", alert.message);
+    assert!(alert.message.ends_with("; repaired"), "{}", alert.message);
+    assert_eq!(alert.severity(), Severity::Critical);
+    delivering.gap(GapReason::HookMissing, |gap| gap.hook == "map SYSCALLS");
+    // It sees again.
+    let status = actor(["open".as_ref(), place.decoy().as_os_str(), "read".as_ref()]).status();
+    assert!(status.unwrap().success());
+    delivering.alert(DECOY_RULE, |_| true);
 }
