@@ -85,6 +85,7 @@ pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
         event_time: Some(timestamp(event.wall_ns(event.time_ns))),
         boot_time_ns: event.time_ns,
         ingest_time: None,
+        unattended: false,
         rule: Some(v1::RuleRef {
             id: rule.id.to_string(),
             name: rule.name.to_string(),

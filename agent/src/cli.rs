@@ -17,9 +17,10 @@ use crate::{
     identity::AgentId,
     logging::{self, LogFormat},
     observe::{self, Output},
-    preflight::{Preflight, Status},
+    packs,
+    preflight::{self, Preflight, Status},
     rules, run,
-    sensor::{self, HookChoice, LsmChoice, SensorConfig},
+    sensor::{self, HookChoice, LsmChoice, PIN_DIRECTORY, Sensor, SensorConfig},
 };
 
 /// Watches in the kernel what software does on this host, matches it against rules tagged with MITRE ATT&CK techniques,
@@ -57,6 +58,21 @@ enum Command {
     Preflight {
         #[command(flatten)]
         common: CommonArgs,
+        /// As text for people or as JSON for programs.
+        #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+        output: PreflightOutput,
+        /// Instead, tell what will be recorded for the rules, and why.
+        #[arg(long)]
+        plan: bool,
+        /// With --plan: rule files or directories of them, on top of the embedded packs. May be repeated.
+        #[arg(long, value_name = "DIR")]
+        rules: Vec<PathBuf>,
+    },
+    /// Remove everything that `observe --pin` left in the kernel. Nothing is recorded from then on.
+    Unpin {
+        /// Where it was pinned.
+        #[arg(value_name = "DIR", default_value = PIN_DIRECTORY)]
+        directory: PathBuf,
     },
     /// Print completions for a shell.
     Completions {
@@ -140,9 +156,19 @@ struct ObserveArgs {
     /// Serve metrics and health on an address that is not a loopback one, unencrypted.
     #[arg(long)]
     insecure_http: bool,
+    /// Pin the programs, so that they go on recording while the agent is restarted; take over what an earlier agent pinned.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = PIN_DIRECTORY)]
+    pin: Option<PathBuf>,
     /// Identity of this agent [default: /etc/machine-id].
     #[arg(long, value_name = "ID")]
     agent_id: Option<AgentId>,
+}
+
+/// How what was checked is told.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PreflightOutput {
+    Text,
+    Json,
 }
 
 /// An address, or none on purpose. (clap would take a nested option for an optional value.)
@@ -259,7 +285,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Observe(args) => {
             let common = args.common;
-            let sensor = common.sensor();
+            let sensor = SensorConfig {
+                pin: args.pin,
+                ..common.sensor()
+            };
             let overrides = Overrides {
                 agent_id: args.agent_id,
                 collectors: args.collector,
@@ -305,11 +334,37 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             };
             print(&text)
         }
-        Command::Preflight { common } => {
-            let config = Config::load(common.config.as_deref(), common.overrides())?;
+        Command::Preflight {
+            common,
+            output,
+            plan,
+            rules,
+        } => {
+            let overrides = Overrides {
+                rules,
+                ..common.overrides()
+            };
+            let config = Config::load(common.config.as_deref(), overrides)?;
+            if plan {
+                let loaded = packs::load_with_embedded(&config.rules)?;
+                let sensor = Sensor::start(&common.sensor())?;
+                return print(&preflight::plan(&loaded.ruleset.demand(), sensor.outcomes()));
+            }
             let preflight = Preflight::of_this_host(&config, &common.sensor());
-            print(&preflight.to_string())?;
-            Ok(ExitCode::from(u8::from(preflight.status() == Status::Bad)))
+            match output {
+                PreflightOutput::Text => print(&preflight.to_string())?,
+                PreflightOutput::Json => print(&(preflight.to_json()? + "\n"))?,
+            };
+            Ok(ExitCode::from(u8::from(preflight.status == Status::Bad)))
+        }
+        Command::Unpin { directory } => {
+            let removed = sensor::unpin(&directory)?;
+            print(
+                &removed
+                    .iter()
+                    .map(|path| format!("removed {}\n", path.display()))
+                    .collect::<String>(),
+            )
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -328,6 +383,7 @@ impl CommonArgs {
             debug: self.sensor_debug,
             hook: self.sensor_hook,
             lsm: self.sensor_lsm,
+            pin: None,
             refuse: false,
         }
     }

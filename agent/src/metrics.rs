@@ -26,6 +26,8 @@ pub struct Metrics {
     pub repeated_opens: Counter,
     /// Events that the kernel half left out because no loaded rule can want them.
     pub unwanted: Counter,
+    /// Records that pinned programs made while no agent was running.
+    pub unattended: Counter,
     matches: Family<One, Counter>,
     alerts: Family<One, Counter>,
     programs: Family<Two, Gauge>,
@@ -124,6 +126,7 @@ impl Metrics {
             truncated: Family::default(),
             repeated_opens: Counter::default(),
             unwanted: Counter::default(),
+            unattended: Counter::default(),
             matches: Family::default(),
             alerts: Family::default(),
             programs: Family::default(),
@@ -160,6 +163,11 @@ impl Metrics {
             "unwanted_events",
             "Events that the programs left out because no loaded rule can want them",
             self.unwanted.clone(),
+        );
+        registry.register(
+            "unattended_records",
+            "Records that pinned programs made while no agent was running",
+            self.unattended.clone(),
         );
         registry.register(
             "matches",

@@ -10,25 +10,29 @@ mod hooks;
 mod load;
 mod losses;
 pub mod offsets;
+mod pin;
 mod ring;
 pub mod syscalls;
 
 pub use check::Tampering;
+pub use demand::is_always_recorded;
 pub use hooks::{HookChoice, LsmChoice, Release};
 pub use load::{Attachment, Outcome, Privileges, object_digest};
 pub use losses::Losses;
+pub use pin::{DIRECTORY as PIN_DIRECTORY, unpin};
 
 use crate::sensor::{
     demand::Tables,
     hooks::Family,
-    load::{Loaded, Running},
+    load::{Loaded, Plan, Running},
     losses::Counters,
     offsets::OffsetsError,
+    pin::{Found, Pins},
     ring::{Rings, Sleeper},
 };
 use aya::maps::{Array, HashMap, MapData};
 use staghound_engine::demand::Demand;
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 /// What a sensor watches.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +47,9 @@ pub struct SensorConfig {
     pub hook: HookChoice,
     /// Whether programs on LSM hooks are used.
     pub lsm: LsmChoice,
+    /// Pin everything below this directory of a BPF file system, so that it goes on when the agent does not; and take over
+    /// what an earlier agent pinned there.
+    pub pin: Option<PathBuf>,
     /// Refuse, by LSM hooks, what would stop or take over the agent.
     pub refuse: bool,
 }
@@ -72,6 +79,14 @@ pub enum SensorError {
         /// What the kernel said.
         reason: String,
     },
+    /// Pins cannot be had.
+    #[error("cannot pin at {}: {reason}", .directory.display())]
+    Pin {
+        /// Where.
+        directory: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// A program named in `without` does not exist.
     #[error("there is no program `{0}` to leave out; the programs are {1}")]
     UnknownProgram(String, String),
@@ -98,6 +113,20 @@ pub struct Sensor {
     /// Likewise what is tail-called.
     actions: Option<OwnedFd>,
     family: Family,
+    pins: Option<Pins>,
+    taken_over: TakenOver,
+    /// Whether the rest of the records was left for the next agent.
+    left: bool,
+}
+
+/// What an agent found of an earlier one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// Until then, in nanoseconds since boot, the programs of an earlier agent recorded while no agent was running. Older
+    /// records were made then.
+    pub unattended_until_ns: Option<u64>,
+    /// Pins that could not be used, why, and how many records were in their rings that nobody will read.
+    pub replaced: Option<(String, u64)>,
 }
 
 impl Sensor {
@@ -107,37 +136,125 @@ impl Sensor {
     /// # Errors
     /// Privileges, BTF or maps are missing.
     pub fn start(config: &SensorConfig) -> Result<Self, SensorError> {
-        let mut loaded = Loaded::load(config)?;
+        let plan = Plan::new(config)?;
+        let Some(directory) = &config.pin else {
+            return Self::of(Loaded::load(&plan, 0, None)?, 0, None);
+        };
+        let mut pins = Pins::open(directory)?;
+        let identity = plan.identity();
+        let mut taken_over = TakenOver::default();
+        let mut found = pins.find(identity);
+        if let Found::Same(generation, family) = found {
+            match Loaded::pinned(&plan, &pins, generation, family) {
+                Ok(loaded) => {
+                    pins.clear_but(generation)?;
+                    pins.remember_all(generation)?;
+                    let told = pins.told()?;
+                    let mut this = Self::of(loaded, generation, Some(pins))?;
+                    this.counters.go_on(told, true)?;
+                    this.unattended();
+                    return Ok(this);
+                }
+                Err(reason) => {
+                    tracing::warn!("pinned programs are replaced: {reason}");
+                    found = Found::Older(generation);
+                }
+            }
+        }
+        let (generation, shared) = match found {
+            Found::Older(generation) | Found::Same(generation, _) => {
+                // What a killed upgrade left behind is in the way of this one.
+                pins.clear_but(generation)?;
+                (generation.wrapping_add(1), Some(pins.shared()))
+            }
+            Found::Nothing => {
+                pins.begin()?;
+                (0, None)
+            }
+            Found::Stale(reason) => {
+                let unread = pins.clear()?;
+                tracing::warn!(
+                    "pins at {} are replaced: {reason}; {unread} records were lost",
+                    directory.display()
+                );
+                taken_over.replaced = Some((reason, unread));
+                pins.begin()?;
+                (0, None)
+            }
+        };
+        let loaded = Loaded::load(&plan, generation, shared.as_deref())?;
+        let family = loaded.family;
+        pins.pin_shared(&loaded.maps)?;
+        pins.pin_generation(generation, &loaded.maps, &loaded.running)?;
+        let told = pins.told()?;
+        // From here on these programs report, and those of the last generation do not.
+        let mut this = Self::of(loaded, generation, None)?;
+        pins.complete(identity, family)?;
+        pins.clear_but(generation)?;
+        this.pins = Some(pins);
+        this.counters.go_on(told, false)?;
+        this.taken_over = taken_over;
+        if shared.is_some() {
+            this.unattended();
+        }
+        Ok(this)
+    }
+
+    /// A sensor of what is loaded, whose programs report from now on.
+    fn of(mut loaded: Loaded, generation: u32, pins: Option<Pins>) -> Result<Self, SensorError> {
         if loaded.running.is_empty() {
             let reasons: Vec<String> = loaded.outcomes.iter().map(Outcome::to_string).collect();
             return Err(SensorError::NothingAttached(reasons.join("; ")));
         }
-        let mut agent: Array<MapData, u32> = loaded.maps.take("AGENT")?;
-        let generation = 0;
+        let served = loaded.served();
+        let maps = &mut loaded.maps;
+        let actions = maps.descriptor(loaded.family.actions())?;
+        let syscalls = maps.descriptor("SYSCALLS")?;
+        let tables = Tables::new(maps, served)?;
+        let mut agent: Array<MapData, u32> = maps.take("AGENT")?;
         for (element, value) in [(AGENT_PID, std::process::id()), (GENERATION, generation)] {
             agent.set(element, value, 0).map_err(|error| SensorError::Map {
                 map: "AGENT",
                 reason: error.to_string(),
             })?;
         }
-        let served = loaded.served();
-        let maps = &mut loaded.maps;
-        let actions = maps.descriptor(loaded.family.actions())?;
-        let syscalls = maps.descriptor("SYSCALLS")?;
         Ok(Self {
-            tables: Tables::new(maps, served)?,
+            tables,
+            syscalls,
+            agent,
+            generation,
             rings: Rings::new(maps.take("PROCESS_RING")?, maps.take("FILE_RING")?),
             sleeper: Sleeper::new(maps.take("SLEEPING")?),
             counters: Counters::new(maps.take("LOSSES")?, &loaded.running)?,
             scope: maps.take("SCOPE")?,
-            syscalls,
-            agent,
-            generation,
             outcomes: loaded.outcomes,
             running: loaded.running,
             actions: Some(actions),
             family: loaded.family,
+            pins,
+            taken_over: TakenOver::default(),
+            left: false,
         })
+    }
+
+    /// Marks what is in the rings now, and looks whether somebody changed tables while no agent did.
+    fn unattended(&mut self) {
+        self.taken_over.unattended_until_ns = Some(since_boot_ns());
+        for tampering in self.check() {
+            tracing::warn!("while the agent was not running, {tampering}");
+        }
+    }
+
+    /// What was found of an earlier agent.
+    #[must_use]
+    pub fn taken_over(&self) -> &TakenOver {
+        &self.taken_over
+    }
+
+    /// Records older than this, in nanoseconds since boot, were made while no agent was running.
+    #[must_use]
+    pub fn captured_unattended_until_ns(&self) -> Option<u64> {
+        self.taken_over.unattended_until_ns
     }
 
     /// What became of each program.
@@ -186,6 +303,7 @@ impl Sensor {
     pub fn detach(&mut self) {
         self.running.clear();
         self.actions = None;
+        self.left = self.pins.is_some();
     }
 
     /// Waits until there are records, at most `limit`. Naps while records keep coming, sleeps until woken when none do.
@@ -196,6 +314,9 @@ impl Sensor {
     /// Hands every record that is there to `each`, in order of time across both rings; yields how many. Takes at most
     /// `limit` records, so that a flood cannot keep the caller from looking up.
     pub fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> usize {
+        if self.left {
+            return self.rings.drain_held(each);
+        }
         if let Err(error) = self.tables.settle() {
             // More is reported than is wanted: nothing is lost.
             tracing::warn!("{error}");
@@ -212,4 +333,13 @@ impl Sensor {
     pub fn losses(&self) -> Result<Losses, SensorError> {
         self.counters.read()
     }
+}
+
+/// The clock of records.
+fn since_boot_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    assert_eq!(status, 0, "every kernel has this clock");
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap_or(0)
 }

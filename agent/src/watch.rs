@@ -139,6 +139,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
     let mut deadline: Option<Instant> = None;
     let mut quiet = 0;
     let mut turn = (Instant::now(), SystemTime::now());
+    let attended_from_ns = sensor.captured_unattended_until_ns().unwrap_or(0);
     loop {
         let ending = ended();
         if ending {
@@ -166,6 +167,10 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
                 return;
             };
             newest_ns = Some(record.header.time_ns);
+            let unattended = record.header.time_ns < attended_from_ns;
+            if unattended {
+                watch.counters.metrics.unattended.inc();
+            }
             watch.counters.events[usize::from(record.header.kind) - 1].inc();
             let Some(process) = recall.actor(&record, watch.processes) else {
                 return;
@@ -176,7 +181,10 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             };
             rules.matches(&event, &mut scratch, &mut |rule| {
                 watch.counters.matches.of(alert::severity(rule.severity)).inc();
-                let alert = alert::of(rule, &event, watch.origin);
+                let alert = v1::Alert {
+                    unattended,
+                    ..alert::of(rule, &event, watch.origin)
+                };
                 (watch.items)(
                     v1::Item {
                         kind: Some(item::Kind::Alert(alert)),
@@ -339,11 +347,21 @@ fn tell_stall(watch: &mut Watch<'_>, from: SystemTime, to: SystemTime) {
     (watch.items)(observation_gap(gap), None);
 }
 
-/// A gap for each program that could not be attached: from now on its events are missing.
+/// A gap for each program that could not be attached: from now on its events are missing; and one for the records of an
+/// earlier agent that nobody can read.
 #[must_use]
 pub fn missing_hooks(sensor: &Sensor) -> Vec<v1::Item> {
     let now = Some(SystemTime::now().into());
-    sensor
+    let unread = sensor.taken_over().replaced.iter().map(|(_, records)| {
+        observation_gap(ObservationGap {
+            from: None,
+            to: now,
+            hook: "pins".to_owned(),
+            count: *records,
+            reason: GapReason::AgentNotRunning.into(),
+        })
+    });
+    let missing = sensor
         .outcomes()
         .iter()
         .filter(|outcome| outcome.attachment.is_missing())
@@ -355,8 +373,8 @@ pub fn missing_hooks(sensor: &Sensor) -> Vec<v1::Item> {
                 count: 0,
                 reason: GapReason::HookMissing.into(),
             })
-        })
-        .collect()
+        });
+    unread.chain(missing).collect()
 }
 
 /// When the files behind [`Names`] were last changed. They are small and local, and asked once a second at most.

@@ -3,12 +3,19 @@
 //! Layouts are those of `union bpf_attr` and of the `bpf_*_info` structs (include/uapi/linux/bpf.h), which are ABI.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -118,6 +125,40 @@ fn perf_event(tracepoint: u64) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     Ok(descriptor(RawFd::try_from(event).map_err(io::Error::other)?))
+}
+
+/// Gives an object a name in a BPF file system, which keeps it alive.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut request = Named {
+        path: path.as_ptr() as u64,
+        object: number(object.as_raw_fd())?,
+        flags: 0,
+    };
+    bpf(BPF_OBJ_PIN, &mut request).map(drop)
+}
+
+/// Opens an object by its name in a BPF file system.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut request = Named {
+        path: path.as_ptr() as u64,
+        object: 0,
+        flags: 0,
+    };
+    Ok(descriptor(bpf(BPF_OBJ_GET, &mut request)?))
+}
+
+#[repr(C)]
+struct Named {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+/// Identity of a program, map or link: for all three it is the second word of what the kernel tells.
+pub(super) fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(high(info(object)?[0]))
 }
 
 /// What the kernel says about a program.

@@ -4,7 +4,7 @@ use std::{fmt, os::fd::AsFd as _};
 
 use staghound_ebpf::SYSCALLS_MAX;
 
-use crate::sensor::{AGENT_PID, GENERATION, Sensor, bpf, load};
+use crate::sensor::{AGENT_PID, GENERATION, Sensor, bpf, load, pin::Pins};
 
 /// Something of the sensor that somebody else changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,13 @@ impl Sensor {
             self.check_syscalls(&mut found);
             self.check_opens(&mut found);
             self.check_agent(&mut found);
+            for (path, what, repaired) in self.pins.iter().flat_map(Pins::check) {
+                found.push(Tampering {
+                    what: format!("pin {}", path.display()),
+                    found: what,
+                    repaired,
+                });
+            }
         }
         found
     }

@@ -61,6 +61,12 @@ const ALWAYS: [&str; 37] = [
     "io_uring_register",
 ];
 
+/// Whether a call is recorded even when no rule asks for it.
+#[must_use]
+pub fn is_always_recorded(call: &str) -> bool {
+    ALWAYS.contains(&call) || matches!(call, "execve" | "clone" | "procexit")
+}
+
 /// Types of events that are made of what is received.
 const RECEIVED: [&str; 3] = ["recvfrom", "recvmsg", "recvmmsg"];
 /// What 32-bit callers may ask for by one call.

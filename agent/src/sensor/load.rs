@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
+    path::Path,
     thread,
 };
 
@@ -12,7 +13,7 @@ use aya::{
     maps::{self, Map, MapData},
     programs::{BtfTracePoint, Lsm, ProgramError, TracePoint},
 };
-use staghound_ebpf::{Action, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, EnvName, Settings};
+use staghound_ebpf::{Action, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, EnvName, Offsets, Settings};
 use zerocopy::IntoBytes as _;
 
 use crate::sensor::{
@@ -21,7 +22,9 @@ use crate::sensor::{
     hooks::{
         DISPATCHER, Family, Hook, Kernel, LSM_OPEN, PROGRAMS, Program, Release, SOCKET_LENGTHS, syscall_exit_number,
     },
-    offsets, syscalls,
+    offsets,
+    pin::{self, Identity, Pins},
+    syscalls,
 };
 
 /// The kernel object, built by this package's build script.
@@ -260,6 +263,32 @@ impl Maps {
         })
     }
 
+    /// The maps of a generation that is pinned.
+    fn pinned(pins: &Pins, generation: u32) -> Result<Self, String> {
+        let mut maps = HashMap::new();
+        for name in Self::NAMES {
+            let directory = if pin::SHARED.contains(&name) {
+                pins.shared()
+            } else {
+                pins.generation(generation)
+            };
+            let path = directory.join(name);
+            let map = MapData::from_pin(&path).and_then(Map::from_map_data);
+            maps.insert(name, map.map_err(|error| format!("{}: {error}", path.display()))?);
+        }
+        Ok(Self(maps))
+    }
+
+    /// Pins a map that has not been taken out.
+    pub(super) fn pin(&self, name: &'static str, path: &Path) -> Result<(), String> {
+        let map = self
+            .0
+            .get(name)
+            .ok_or_else(|| format!("the object does not hold the map {name}"))?;
+        map.pin(path)
+            .map_err(|error| format!("{}: {}", path.display(), chain(&error)))
+    }
+
     /// A descriptor of a map that has not been taken out.
     pub(super) fn descriptor(&self, name: &'static str) -> Result<OwnedFd, SensorError> {
         let refused = |reason: String| SensorError::Map { map: name, reason };
@@ -276,31 +305,12 @@ impl Maps {
 }
 
 impl Loaded {
-    pub(super) fn load(config: &SensorConfig) -> Result<Self, SensorError> {
-        check(config)?;
-        // Both read all of the kernel's type information, and so does aya once more, where it cannot be turned off: so
-        // side by side.
-        let (kernel, btf) = thread::scope(|scope| {
-            let btf = scope.spawn(Btf::from_sys_fs);
-            (Kernel::running(config), btf.join().expect("does not panic"))
-        });
-        let kernel = kernel?;
-        let btf = btf.map_err(|error| SensorError::Object(error.to_string()))?;
-        lift_memory_limit(kernel.release);
-        let offsets = offsets::resolve(kernel.types())?;
-        let possible = |name: &str| {
-            PROGRAMS
-                .iter()
-                .filter(|program| program.name == name)
-                .all(|program| !left_out(config, program) && kernel.hook(program, Family::Raw).1.is_ok())
-        };
-        let mut assumed = Assumed {
-            lsm_open: possible(LSM_OPEN),
-            socket_lengths: SOCKET_LENGTHS.into_iter().all(possible),
-        };
+    /// Loads the object for a generation, with the shared maps of the last one if there are any.
+    pub(super) fn load(plan: &Plan<'_>, generation: u32, shared: Option<&Path>) -> Result<Self, SensorError> {
+        let mut assumed = plan.assumed;
         let mut refused: Vec<Outcome> = Vec::new();
         loop {
-            let mut loaded = Self::load_with(config, &kernel, &btf, &offsets, assumed)?;
+            let mut loaded = Self::load_with(plan, assumed, generation, shared)?;
             let attached = |name: &str| loaded.running.iter().any(|running| running.name == name);
             let found = Assumed {
                 lsm_open: assumed.lsm_open && attached(LSM_OPEN),
@@ -326,28 +336,24 @@ impl Loaded {
     }
 
     fn load_with(
-        config: &SensorConfig,
-        kernel: &Kernel,
-        btf: &Btf,
-        offsets: &staghound_ebpf::Offsets,
+        plan: &Plan<'_>,
         assumed: Assumed,
+        generation: u32,
+        shared: Option<&Path>,
     ) -> Result<Self, SensorError> {
-        let features = offsets::features(kernel.types());
-        let settings = Settings {
-            scoped: u32::from(config.scoped),
-            task_pointers: u32::from(features.task_pointers),
-            task_registers: u32::from(features.task_registers),
-            lsm: u32::from(assumed.lsm_open),
-            generation: 0,
-            socket_lengths: u32::from(assumed.socket_lengths),
-        };
+        let config = plan.config;
+        let settings = plan.settings(assumed, generation);
         let shapes = syscalls::shape_table();
         let uring = syscalls::uring_table();
         let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(btf))
+        let mut loader = EbpfLoader::new();
+        for name in pin::SHARED.into_iter().filter(|_| shared.is_some()) {
+            loader.map_pin_path(name, shared.unwrap_or(Path::new("/")).join(name));
+        }
+        let mut ebpf = loader
+            .btf(Some(&plan.btf))
             .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global("OFFSETS", offsets.as_bytes(), true)
+            .override_global("OFFSETS", plan.offsets.as_bytes(), true)
             .override_global("SETTINGS", settings.as_bytes(), true)
             .override_global("SHAPES", shapes.as_bytes(), true)
             .override_global("URING", uring.as_bytes(), true)
@@ -361,8 +367,8 @@ impl Loaded {
         let maps = Maps::of(&mut ebpf);
         let mut loading = Loading {
             config,
-            kernel,
-            btf,
+            kernel: &plan.kernel,
+            btf: &plan.btf,
             ebpf,
             assumed,
             outcomes: Vec::with_capacity(PROGRAMS.len()),
@@ -386,6 +392,51 @@ impl Loaded {
         })
     }
 
+    /// What an earlier agent loaded and pinned, as it runs.
+    pub(super) fn pinned(plan: &Plan<'_>, pins: &Pins, generation: u32, family: Family) -> Result<Self, String> {
+        let directory = pins.generation(generation);
+        let mut outcomes = Vec::with_capacity(PROGRAMS.len());
+        let mut running = Vec::with_capacity(PROGRAMS.len());
+        for program in &PROGRAMS {
+            let (hook, found) = plan.kernel.hook(program, family);
+            let mut outcome = Outcome {
+                program: program.name,
+                hook,
+                attachment: Attachment::Attached,
+                verified_instructions: None,
+            };
+            match pinned_program(program, &directory, family) {
+                Ok(Some((program, verified_instructions))) => {
+                    running.push(program);
+                    outcome.verified_instructions = verified_instructions;
+                }
+                Ok(None) if matches!(program.hook, Hook::Guard(_)) && !plan.config.refuse => continue,
+                Ok(None) => {
+                    outcome.attachment = match found {
+                        Err(attachment) => attachment,
+                        Ok(_) if left_out(plan.config, program) => Attachment::LeftOut,
+                        // The ends of calls do their work, as when they are not permitted.
+                        Ok(_) if matches!(program.hook, Hook::Lsm(_)) => {
+                            Attachment::NotNeeded("not had when the pinned programs were loaded".to_owned())
+                        }
+                        Ok(_) => Attachment::Refused("when the pinned programs were loaded".to_owned()),
+                    };
+                }
+                Err(error) => return Err(format!("{}: {error}", program.name)),
+            }
+            outcomes.push(outcome);
+        }
+        if !running.iter().any(|running: &Running| running.name == DISPATCHER) {
+            return Err(format!("{DISPATCHER} is not among the programs"));
+        }
+        Ok(Self {
+            outcomes,
+            running,
+            maps: Maps::pinned(pins, generation)?,
+            family,
+        })
+    }
+
     /// What the programs that run can do at the end of a system call.
     pub(super) fn served(&self) -> Vec<Action> {
         let runs = |name| self.running.iter().any(|running| running.name == name);
@@ -395,6 +446,108 @@ impl Loaded {
             .flat_map(|running| running.actions.iter().copied())
             .filter(|action| !(sees_lengths && matches!(action, Action::Write | Action::WriteVector | Action::Read)))
             .collect()
+    }
+}
+
+/// A program and its link by their pins; none when neither is there.
+fn pinned_program(program: &Program, directory: &Path, family: Family) -> io::Result<Option<(Running, Option<u32>)>> {
+    /// What the kernel keeps of a name.
+    const NAME_BYTES: usize = 15;
+    let open = |prefix: &str| match bpf::open_pin(&directory.join(format!("{prefix}_{}", program.name))) {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (Some(descriptor), link) = (open("program")?, open("link")?) else {
+        return Ok(None);
+    };
+    let info = bpf::program_info(descriptor.as_fd())?;
+    let name = program.object_name(family_of(program, family));
+    if info.name != name[..name.len().min(NAME_BYTES)] {
+        return Err(io::Error::other(format!("the pinned program is `{}`", info.name)));
+    }
+    let link = link.map(Link::Object);
+    let attached = link.as_ref().map(Link::program).transpose()?.flatten();
+    if program.actions.is_empty() && attached != Some(info.id) {
+        return Err(io::Error::other("the pinned program is not attached"));
+    }
+    let running = Running {
+        name: program.name,
+        program: descriptor,
+        id: info.id,
+        link,
+        actions: program.actions,
+    };
+    Ok(Some((running, info.verified_instructions)))
+}
+
+/// What is going to be loaded, and for which kernel.
+pub(super) struct Plan<'a> {
+    config: &'a SensorConfig,
+    kernel: Kernel,
+    btf: Btf,
+    offsets: Offsets,
+    assumed: Assumed,
+}
+
+impl<'a> Plan<'a> {
+    /// Looks at the kernel.
+    pub(super) fn new(config: &'a SensorConfig) -> Result<Self, SensorError> {
+        check(config)?;
+        // Both read all of the kernel's type information, and so does aya once more, where it cannot be turned off: so
+        // side by side.
+        let (kernel, btf) = thread::scope(|scope| {
+            let btf = scope.spawn(Btf::from_sys_fs);
+            (Kernel::running(config), btf.join().expect("does not panic"))
+        });
+        let kernel = kernel?;
+        lift_memory_limit(kernel.release);
+        let possible = |name: &str| {
+            PROGRAMS
+                .iter()
+                .filter(|program| program.name == name)
+                .all(|program| !left_out(config, program) && kernel.hook(program, Family::Raw).1.is_ok())
+        };
+        let assumed = Assumed {
+            lsm_open: possible(LSM_OPEN),
+            socket_lengths: SOCKET_LENGTHS.into_iter().all(possible),
+        };
+        Ok(Self {
+            config,
+            btf: btf.map_err(|error| SensorError::Object(error.to_string()))?,
+            offsets: offsets::resolve(kernel.types())?,
+            kernel,
+            assumed,
+        })
+    }
+
+    fn settings(&self, assumed: Assumed, generation: u32) -> Settings {
+        let features = offsets::features(self.kernel.types());
+        Settings {
+            scoped: u32::from(self.config.scoped),
+            task_pointers: u32::from(features.task_pointers),
+            task_registers: u32::from(features.task_registers),
+            lsm: u32::from(assumed.lsm_open),
+            generation,
+            socket_lengths: u32::from(assumed.socket_lengths),
+        }
+    }
+
+    /// What identifies the programs that would be loaded: pinned ones of the same identity can be used as they are.
+    pub(super) fn identity(&self) -> Identity {
+        let mut bytes = self.settings(self.assumed, 0).as_bytes().to_vec();
+        bytes.extend_from_slice(self.offsets.as_bytes());
+        bytes.extend_from_slice(syscalls::shape_table().as_bytes());
+        bytes.extend_from_slice(syscalls::uring_table().as_bytes());
+        let choices = format!(
+            "{:?} {:?} {:?} {:?} {} {}",
+            ENV_NAMES, self.config.without, self.config.hook, self.config.lsm, self.config.refuse, self.config.debug
+        );
+        bytes.extend_from_slice(choices.as_bytes());
+        Identity {
+            object: crc32c::crc32c(OBJECT),
+            configuration: crc32c::crc32c(&bytes),
+        }
     }
 }
 

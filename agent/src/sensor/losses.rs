@@ -1,10 +1,13 @@
 //! What the kernel half lost: its own counters, and the misses that only the kernel knows of.
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use staghound_ebpf::Loss;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    cell::RefCell,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use crate::sensor::{SensorError, bpf, load::Running};
+use crate::sensor::{SensorError, bpf, hooks::PROGRAMS, load::Running, pin};
 
 /// Losses since the sensor started, all processors together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,9 @@ pub(super) struct Counters {
     losses: PerCpuArray<MapData, u64>,
     /// Attached programs, by name.
     programs: Vec<(&'static str, OwnedFd)>,
+    /// What an earlier agent told of, which is no news; and where the next one finds what this one told of.
+    before: Vec<u64>,
+    told: Option<RefCell<Array<MapData, u64>>>,
 }
 
 impl Counters {
@@ -51,7 +57,41 @@ impl Counters {
             })?;
             programs.push((running.name, program));
         }
-        Ok(Self { losses, programs })
+        Ok(Self {
+            losses,
+            programs,
+            before: Vec::new(),
+            told: None,
+        })
+    }
+
+    /// Goes on where an earlier agent ended. With other programs than that one had, their misses begin anew.
+    pub(super) fn go_on(&mut self, told: Array<MapData, u64>, same_programs: bool) -> Result<(), SensorError> {
+        self.before = told
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| map_error(&error))?;
+        if !same_programs {
+            self.before.truncate(pin::TOLD_LOSSES as usize);
+        }
+        self.told = Some(RefCell::new(told));
+        self.read().map(drop)
+    }
+
+    /// What was told of before this agent, at this element.
+    fn before(&self, element: u32) -> u64 {
+        self.before.get(element as usize).copied().unwrap_or(0)
+    }
+
+    /// Keeps what is told of for the next agent.
+    fn keep(&self, element: u32, value: u64) -> Result<(), SensorError> {
+        match &self.told {
+            Some(told) => told
+                .borrow_mut()
+                .set(element, value, 0)
+                .map_err(|error| map_error(&error)),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn read(&self) -> Result<Losses, SensorError> {
@@ -61,7 +101,9 @@ impl Counters {
                 map: "LOSSES",
                 reason: error.to_string(),
             })?;
-            counts.push(values.iter().sum());
+            let count: u64 = values.iter().sum();
+            counts.push(count.saturating_sub(self.before(loss as u32)));
+            self.keep(loss as u32, count)?;
         }
         let mut recursion_misses = Vec::with_capacity(self.programs.len());
         for (name, program) in &self.programs {
@@ -69,11 +111,21 @@ impl Counters {
                 map: "bpf_prog_info",
                 reason: error.to_string(),
             })?;
-            recursion_misses.push((*name, info.recursion_misses));
+            let place = PROGRAMS.iter().position(|program| program.name == *name);
+            let element = pin::TOLD_LOSSES + u32::try_from(place.unwrap_or(0)).expect("there are few programs");
+            recursion_misses.push((*name, info.recursion_misses.saturating_sub(self.before(element))));
+            self.keep(element, info.recursion_misses)?;
         }
         Ok(Losses {
             counts,
             recursion_misses,
         })
+    }
+}
+
+fn map_error(error: &MapError) -> SensorError {
+    SensorError::Map {
+        map: "TOLD",
+        reason: error.to_string(),
     }
 }

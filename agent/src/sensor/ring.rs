@@ -32,6 +32,16 @@ impl Rings {
         }
     }
 
+    /// Hands on what was taken out of a ring already, and leaves the rest for the next agent.
+    pub(super) fn drain_held(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+        if self.held.is_empty() {
+            return 0;
+        }
+        each(&self.held);
+        self.held.clear();
+        1
+    }
+
     /// Hands on records of both rings in order of time: before a file record, every process record that is older, so that
     /// whoever opened the file is known then.
     pub(super) fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
