@@ -330,6 +330,9 @@ fn object(event: &Event<'_>, shown: &mut Shown) -> Option<v1::event::Object> {
             mode: change.argument,
             ..v1::File::default()
         })),
+        Detail::Call(_) if event.socket().is_some() => event
+            .socket()
+            .map(|socket| v1::event::Object::Socket(ends(event, socket))),
         Detail::Call(call) => event.path().map(|name| {
             v1::event::Object::File(v1::File {
                 path: path(name),
@@ -491,8 +494,8 @@ mod tests {
         sensor::decode,
     };
     use prost::Message as _;
-    use staghound_ebpf::{Exec, Fork, Header, Kind, PathChange, Socket, Span};
-    use zerocopy::IntoBytes as _;
+    use staghound_ebpf::{Call, Exec, Fork, Header, Kind, PathChange, Socket, Span};
+    use zerocopy::{FromBytes as _, IntoBytes as _};
 
     const TICK_NS: u64 = 10_000_000;
 
@@ -602,6 +605,57 @@ mod tests {
                 assert_eq!(alert.process.unwrap().args, ["x", "--password", "<redacted>"]);
             }
         });
+    }
+
+    #[test]
+    fn calls_have_their_evidence() {
+        let loaded = packs::load_with_embedded(&[]).unwrap();
+        let rule = &loaded.ruleset.rules()[0];
+        let told = |syscall: u32, flags: u16, call: Call, data: &[u8]| {
+            let mut bytes = record(Kind::Call, 4_000_000, call.as_bytes(), data);
+            let (header, _) = Header::read_from_prefix(&bytes).unwrap();
+            let header = Header {
+                syscall,
+                flags,
+                ..header
+            };
+            bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+            with_event(&mut ProcessTable::default(), &bytes, |event| of(rule, event, &origin()))
+        };
+        let link = Call {
+            name: span(0, 12),
+            new_name: span(12, 7),
+            result: -1,
+            ..Call::default()
+        };
+        let alert = told(
+            86,
+            flags::IO_URING | flags::RESULT_UNKNOWN,
+            link,
+            b"/etc/shadow\0/tmp/x\0",
+        );
+        let event = alert.event.unwrap();
+        assert!(event.io_uring && event.result_unknown);
+        assert_eq!(event.result, -1);
+        assert_eq!(event.arguments, "res=-1 oldpath=/etc/shadow newpath=/tmp/x");
+        let Some(v1::event::Object::File(file)) = event.object else {
+            panic!("a link is about files");
+        };
+        assert_eq!((&*file.path, &*file.new_path), ("/etc/shadow", "/tmp/x"));
+        // A secret is taken out of arguments, and what differs from run to run is in no fingerprint.
+        let prctl = |pointer: u64, name: &[u8]| {
+            let call = Call {
+                args: [15, pointer, 0, 0, 0, 0],
+                more: span(0, name.len()),
+                ..Call::default()
+            };
+            told(157, 0, call, name)
+        };
+        let one = prctl(1, b"password=hunter22\0");
+        let text = one.event.unwrap().arguments;
+        assert!(text.contains("PR_SET_NAME") && !text.contains("hunter22"), "{text}");
+        assert_eq!(prctl(1, b"x\0").fingerprint, prctl(2, b"x\0").fingerprint);
+        assert_ne!(prctl(1, b"x\0").fingerprint, prctl(1, b"y\0").fingerprint);
     }
 
     #[test]

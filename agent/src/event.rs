@@ -140,6 +140,8 @@ pub struct Event<'a> {
     /// What it is about.
     pub detail: Detail,
     record: &'a Record<'a>,
+    /// The connection that a call puts somewhere else, and whether its other end asked for it.
+    peer: Option<(Box<Socket>, bool)>,
     /// What the arguments of the call mean, where they are known.
     known: Option<&'static Known>,
     table: &'a ProcessTable,
@@ -217,6 +219,7 @@ impl<'a> Event<'a> {
         let known = calls::known(header.syscall, header.flags);
         let mut actor = Actor::of(record, &process);
         let mut lazy = Lazy::default();
+        let mut peer = None;
         let (kind, detail) = if let Body::Ended(ended) = &record.body {
             let ends = &ended.ends;
             let connection = recall.take_connection(ended.socket, (ends.local_port, ends.remote_port))?;
@@ -239,6 +242,14 @@ impl<'a> Event<'a> {
                 && socket.protocol == IPPROTO_TCP
             {
                 recall.keep_connection(header, socket, kind == EventKind::Accept, &process);
+            }
+            if let (Detail::Call(call), EventKind::Duplicate) = (&detail, kind)
+                && let Ok(descriptor) = u32::try_from(call.args[0] & u64::from(u32::MAX))
+                && called::socket_name(record, call).is_some_and(called::is_tcp)
+            {
+                peer = recall
+                    .connection_at(&process, descriptor)
+                    .map(|connection| (Box::new(connection.socket), connection.is_server));
             }
             (kind, detail)
         };
@@ -264,6 +275,7 @@ impl<'a> Event<'a> {
             },
             detail,
             record,
+            peer,
             known,
             table,
             host,
@@ -392,8 +404,8 @@ impl<'a> Event<'a> {
     pub fn ends(&self) -> Option<Ends> {
         let is_server = match &self.detail {
             Detail::Ended(_, traffic) => traffic.is_server,
+            Detail::Call(_) => self.peer.as_ref().is_some_and(|(_, is_server)| *is_server),
             Detail::Socket(..)
-            | Detail::Call(_)
             | Detail::Process(_)
             | Detail::Fork(_)
             | Detail::Open(..)
@@ -410,8 +422,8 @@ impl<'a> Event<'a> {
     pub fn socket(&self) -> Option<&Socket> {
         match &self.detail {
             Detail::Socket(socket, _) | Detail::Ended(socket, _) => Some(socket),
-            Detail::Call(_)
-            | Detail::Process(_)
+            Detail::Call(_) => self.peer.as_ref().map(|(socket, _)| &**socket),
+            Detail::Process(_)
             | Detail::Fork(_)
             | Detail::Open(..)
             | Detail::Rename(..)
@@ -1183,7 +1195,7 @@ fn ended_connection(now_ns: u64, ended: &Ended, connection: &Connection) -> Deta
         remote_port: ends.remote_port,
         family: ends.family,
         protocol: ends.protocol,
-        descriptor: connection.descriptor,
+        descriptor: connection.socket.descriptor,
         identity: ended.socket,
         ..Socket::default()
     };

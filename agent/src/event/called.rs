@@ -172,6 +172,9 @@ impl Event<'_> {
 
     /// `fd.…`: the descriptor that the call is about, or the file that its path leads to.
     pub(super) fn call_descriptor_value(&self, call: &Call, field: Field) -> Option<Value<'_>> {
+        if let Some(name) = socket_name(self.record, call) {
+            return self.socket_of_call(call, name, field);
+        }
         #[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields")]
         match field {
             Field::FdNum => self.descriptor(call).map(Value::Number),
@@ -181,6 +184,25 @@ impl Event<'_> {
             Field::FdNameraw => text(self.record.text(call.name)),
             _ if call.mode == 0 => None,
             _ => inode_value(call.inode, call.device, call.mode, call.layer, field),
+        }
+    }
+
+    /// `fd.…` of a call about a socket, by the name that the kernel gives it, and by its connection where that is known.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields")]
+    fn socket_of_call(&self, call: &Call, name: &[u8], field: Field) -> Option<Value<'_>> {
+        let family = family_of(name);
+        match field {
+            Field::FdNum => self.descriptor(call).map(Value::Number),
+            Field::FdType => family.map(Value::from),
+            Field::FdTypechar => family.map(|family| match family {
+                "ipv4" => "4".into(),
+                "ipv6" => "6".into(),
+                _ => "u".into(),
+            }),
+            Field::FdSockfamily => family.map(|family| if family == "unix" { "unix".into() } else { "ip".into() }),
+            Field::FdName => Some(Value::Text(self.socket_name(self.ends()?))),
+            Field::FdIno => i64::try_from(call.inode).ok().map(Value::Number),
+            _ => self.socket_value(field),
         }
     }
 
@@ -455,6 +477,30 @@ impl Event<'_> {
                 add(argument.name, text);
             }
         }
+    }
+}
+
+/// The name that the kernel gives the socket behind the descriptor that a call is about: that of its protocol, such as
+/// `TCP` or `UNIX-STREAM` (`sock_alloc_file`, net/socket.c).
+pub(super) fn socket_name<'r>(record: &Record<'r>, call: &Call) -> Option<&'r [u8]> {
+    let is_socket = call.mode & super::FILE_TYPE == SOCKET;
+    is_socket.then(|| record.text(call.object))
+}
+
+/// Whether the protocol of this name makes connections that are remembered.
+pub(super) fn is_tcp(name: &[u8]) -> bool {
+    matches!(name, b"TCP" | b"TCPv6")
+}
+
+/// The address family of a protocol, by its name.
+fn family_of(name: &[u8]) -> Option<&'static str> {
+    let plain = name.strip_suffix(b"v6").unwrap_or(name);
+    match plain {
+        b"TCP" | b"UDP" | b"UDP-Lite" | b"RAW" | b"PING" | b"MPTCP" | b"SCTP" | b"DCCP" => {
+            Some(if plain.len() == name.len() { "ipv4" } else { "ipv6" })
+        }
+        b"UNIX" | b"UNIX-STREAM" => Some("unix"),
+        _ => None,
     }
 }
 

@@ -23,6 +23,11 @@ const CONNECTIONS_MAX: usize = 65_536;
 /// connects and ends, over and over, fill the memory with arguments.
 const ENDED_KEPT: usize = 1024;
 
+/// So many of the newest connections are looked through for that of a descriptor.
+const LATELY: usize = 1024;
+/// A process and so many less one of its ancestors may have opened it.
+const INHERITED_FROM: usize = 4;
+
 /// Paths that the kernel has resolved.
 #[derive(Debug)]
 pub(super) struct Paths {
@@ -46,8 +51,8 @@ pub(super) struct Connection {
     pub(super) since_ns: u64,
     /// Whether the other end asked for it.
     pub(super) is_server: bool,
-    /// Its descriptor in that process.
-    pub(super) descriptor: u32,
+    /// Its socket, as it was then.
+    pub(super) socket: Socket,
     /// Thread that opened it.
     pub(super) tid: u32,
     /// Parent of the process at that moment.
@@ -61,7 +66,6 @@ pub(super) struct Connection {
     pid: u32,
     start_ns: u64,
     process: Option<Arc<Process>>,
-    ports: (u16, u16),
     serial: u64,
 }
 
@@ -162,7 +166,7 @@ impl Recall {
         let connection = Connection {
             since_ns: header.time_ns,
             is_server,
-            descriptor: socket.descriptor,
+            socket: *socket,
             tid: header.tid,
             ppid: header.ppid,
             comm: until_nul(&header.comm).into(),
@@ -171,7 +175,6 @@ impl Recall {
             pid: process.pid,
             start_ns: process.start_ns,
             process: Some(Arc::clone(process)),
-            ports: (socket.local_port, socket.remote_port),
             serial: self.serial,
         };
         self.connections.insert(socket.identity, connection);
@@ -199,7 +202,28 @@ impl Recall {
         let connection = self.connections.remove(&identity)?;
         // The kernel uses the memory of a socket again: one whose end was lost must not lend its name to another.
         let agree = |known: u16, told: u16| known == told || known == 0 || told == 0;
-        (agree(connection.ports.0, ports.0) && agree(connection.ports.1, ports.1)).then_some(connection)
+        let socket = &connection.socket;
+        (agree(socket.local_port, ports.0) && agree(socket.remote_port, ports.1)).then_some(connection)
+    }
+
+    /// The connection behind a descriptor of a process, if it or one of its nearest ancestors opened it lately: a child
+    /// has the descriptors of its parent.
+    pub(super) fn connection_at(&self, process: &Process, descriptor: u32) -> Option<&Connection> {
+        let is_of_family = |connection: &Connection| {
+            std::iter::once(process)
+                .chain(process.ancestors())
+                .take(INHERITED_FROM)
+                .any(|relative| (relative.pid, relative.start_ns) == (connection.pid, connection.start_ns))
+        };
+        self.opened
+            .iter()
+            .rev()
+            .take(LATELY)
+            .filter_map(|(identity, serial)| {
+                let connection = self.connections.get(identity)?;
+                (connection.serial == *serial).then_some(connection)
+            })
+            .find(|connection| connection.socket.descriptor == descriptor && is_of_family(connection))
     }
 
     fn forget_oldest(&mut self) {

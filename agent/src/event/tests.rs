@@ -863,6 +863,71 @@ fn ends_of_connections_are_those_of_who_opened_them() {
     assert!(world.asked(&end, &fields).is_empty());
 }
 
+/// A program that puts its connection, or that of its parent, onto its standard input.
+#[test]
+fn a_duplicated_connection_is_known() {
+    let connection = Socket {
+        local: address([10, 0, 0, 7]),
+        remote: address([203, 0, 113, 9]),
+        local_port: 40_122,
+        remote_port: 4444,
+        family: AF_INET,
+        protocol: IPPROTO_TCP,
+        descriptor: 3,
+        identity: 7,
+        ..Socket::default()
+    };
+    let fields = [
+        "evt.type",
+        "fd.num",
+        "fd.type",
+        "fd.sockfamily",
+        "fd.rip",
+        "fd.rport",
+        "fd.name",
+    ];
+    let name = "10.0.0.7:40122->203.0.113.9:4444";
+    for (who, descriptor, protocol, expected) in [
+        (
+            PID,
+            3,
+            &b"TCP\0"[..],
+            ["dup2", "0", "ipv4", "ip", "203.0.113.9", "4444", name],
+        ),
+        (
+            CHILD,
+            3,
+            b"TCP\0",
+            ["dup2", "0", "ipv4", "ip", "203.0.113.9", "4444", name],
+        ),
+        (CHILD + 9, 3, b"TCP\0", ["dup2", "0", "ipv4", "ip", "-", "-", "-"]),
+        (PID, 4, b"TCPv6\0", ["dup2", "0", "ipv6", "ip", "-", "-", "-"]),
+        (PID, 3, b"UNIX-STREAM\0", ["dup2", "0", "unix", "unix", "-", "-", "-"]),
+        (PID, 3, b"AF_VSOCK\0", ["dup2", "0", "-", "-", "-", "-", "-"]),
+    ] {
+        let mut world = World::new();
+        world.told(&socket(Kind::Connect, 42, connection, b""), |_| ());
+        let mut data = Data::default();
+        let call = Call {
+            args: [1 << 32 | descriptor, 0, 0, 0, 0, 0],
+            mode: 0o140_777,
+            object: data.add(protocol),
+            ..Call::default()
+        };
+        let header = Header {
+            pid: who,
+            tid: who,
+            start_ns: u64::from(who - PID) + 1,
+            ..header(Kind::Call, 33)
+        };
+        assert_eq!(
+            world.asked(&record(header, call.as_bytes(), &data), &fields),
+            expected,
+            "{who} {descriptor}"
+        );
+    }
+}
+
 #[test]
 fn forks_and_exits_tell_more() {
     let fork = Fork {
