@@ -223,6 +223,22 @@ fn pins_that_cannot_be_used_are_replaced() {
 }
 
 #[test]
+fn a_pin_that_is_removed_is_told_and_made_again() {
+    let place = Place::new("tampered");
+    let agent = place.agent();
+    let link = place.pins.join("generation_0/link_process_exec");
+    fs::remove_file(&link).unwrap();
+    until("the pin", || link.exists().then_some(()));
+    until("an alert about it", || {
+        let told = |alert: &serde_json::Value| {
+            alert["rule"]["id"] == "defense-impairment/agent-tampering"
+                && alert.to_string().contains("link_process_exec")
+        };
+        agent.shown().iter().any(told).then_some(())
+    });
+}
+
+#[test]
 fn pins_are_used_by_one_agent_at_a_time() {
     let place = Place::new("busy");
     let agent = place.agent();

@@ -201,9 +201,22 @@ struct Assumed {
 }
 
 impl Assumed {
+    /// Whether the others were told that the program of this name runs.
+    fn has(self, name: &str) -> bool {
+        (self.lsm_open && name == LSM_OPEN) || (self.socket_lengths && SOCKET_LENGTHS.contains(&name))
+    }
+
     /// Whether the program of this name may run.
     fn admits(self, name: &str) -> bool {
-        (self.lsm_open || name != LSM_OPEN) && (self.socket_lengths || !SOCKET_LENGTHS.contains(&name))
+        self.has(name) || (name != LSM_OPEN && !SOCKET_LENGTHS.contains(&name))
+    }
+
+    /// Without the program of this name, and without what works only with it.
+    fn without(self, name: &str) -> Self {
+        Self {
+            lsm_open: self.lsm_open && name != LSM_OPEN,
+            socket_lengths: self.socket_lengths && !SOCKET_LENGTHS.contains(&name),
+        }
     }
 }
 
@@ -310,37 +323,30 @@ impl Loaded {
         let mut assumed = plan.assumed;
         let mut refused: Vec<Outcome> = Vec::new();
         loop {
-            let mut loaded = Self::load_with(plan, assumed, generation, shared)?;
-            let attached = |name: &str| loaded.running.iter().any(|running| running.name == name);
-            let found = Assumed {
-                lsm_open: assumed.lsm_open && attached(LSM_OPEN),
-                socket_lengths: assumed.socket_lengths && SOCKET_LENGTHS.into_iter().all(attached),
-            };
-            if found == assumed {
-                for outcome in &mut loaded.outcomes {
-                    if let Some(before) = refused.iter().find(|before| before.program == outcome.program) {
-                        *outcome = before.clone();
+            match Self::load_with(plan, assumed, generation, shared)? {
+                Ok(mut loaded) => {
+                    for outcome in &mut loaded.outcomes {
+                        if let Some(before) = refused.iter().find(|before| before.program == outcome.program) {
+                            *outcome = before.clone();
+                        }
                     }
+                    return Ok(loaded);
                 }
-                return Ok(loaded);
+                Err(outcome) => {
+                    assumed = assumed.without(outcome.program);
+                    refused.push(outcome);
+                }
             }
-            // The others were told that it would be there, and must do its work instead. Once for each at most.
-            refused.extend(
-                loaded
-                    .outcomes
-                    .into_iter()
-                    .filter(|outcome| matches!(outcome.attachment, Attachment::Refused(_))),
-            );
-            assumed = found;
         }
     }
 
+    /// Or the outcome of a program that the others would rely on, and that could not be had.
     fn load_with(
         plan: &Plan<'_>,
         assumed: Assumed,
         generation: u32,
         shared: Option<&Path>,
-    ) -> Result<Self, SensorError> {
+    ) -> Result<Result<Self, Outcome>, SensorError> {
         let config = plan.config;
         let settings = plan.settings(assumed, generation);
         let shapes = syscalls::shape_table();
@@ -374,8 +380,19 @@ impl Loaded {
             outcomes: Vec::with_capacity(PROGRAMS.len()),
             running: Vec::with_capacity(PROGRAMS.len()),
         };
+        // First those that the others are told of, so that little is done in vain.
+        for program in PROGRAMS.iter().filter(|program| assumed.has(program.name)) {
+            let (outcome, running) = loading.start(program, Family::Raw, None);
+            loading.outcomes.extend(outcome);
+            if running.is_none()
+                && let Some(outcome) = loading.outcomes.pop()
+            {
+                return Ok(Err(outcome));
+            }
+            loading.running.extend(running);
+        }
         let mut family = None;
-        for program in &PROGRAMS {
+        for program in PROGRAMS.iter().filter(|program| !assumed.has(program.name)) {
             if !program.at_syscall_exit() {
                 let (outcome, running) = loading.start(program, Family::Raw, None);
                 loading.outcomes.extend(outcome);
@@ -384,12 +401,14 @@ impl Loaded {
                 family = Some(loading.start_family(&maps)?);
             }
         }
-        Ok(Self {
+        let place = |name: &str| PROGRAMS.iter().position(|program| program.name == name);
+        loading.outcomes.sort_by_key(|outcome| place(outcome.program));
+        Ok(Ok(Self {
             outcomes: loading.outcomes,
             running: loading.running,
             maps,
             family: family.expect("there are programs at the end of system calls"),
-        })
+        }))
     }
 
     /// What an earlier agent loaded and pinned, as it runs.

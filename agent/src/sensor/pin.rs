@@ -220,7 +220,8 @@ impl Pins {
     /// Says whose the pins are going to be. They are no use to anybody before [`Self::complete`].
     pub(super) fn begin(&mut self) -> Result<(), SensorError> {
         let map = |error: aya::maps::MapError| failed(&self.directory, error.to_string());
-        let state: Array<MapData, u64> = Array::create(element::COUNT, 0).map_err(map)?;
+        let mut state: Array<MapData, u64> = Array::create(element::COUNT, 0).map_err(map)?;
+        state.set(element::MAGIC, MAGIC, 0).map_err(map)?;
         let told: Array<MapData, u64> = Array::create(TOLD_COUNT, 0).map_err(map)?;
         state
             .pin(self.directory.join("STATE"))
