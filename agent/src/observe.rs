@@ -80,6 +80,15 @@ pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<
         ..sensor.clone()
     };
     let shutdown = Shutdown::new().context("cannot prepare for signals")?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    // Before anything that takes time: a reload that is asked for meanwhile would end the agent.
+    let hangups = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup()).context("cannot listen for signals")?
+    };
     // Rules compile while the kernel verifies the programs: both take a while, and events wait in the rings.
     let paths = config.rules.clone();
     let rules = thread::Builder::new()
@@ -90,14 +99,17 @@ pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<
     let loaded = rules.join().expect("the rules thread does not panic")?;
     let sensor = sensor?;
     report(&sensor, &loaded);
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
-    runtime.block_on(run(config, sensor, loaded, output, shutdown))
+    runtime.block_on(run(config, sensor, loaded, output, shutdown, hangups))
 }
 
-async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shutdown: Shutdown) -> Result<ExitCode> {
+async fn run(
+    config: Config,
+    sensor: Sensor,
+    loaded: Loaded,
+    output: Output,
+    shutdown: Shutdown,
+    hangups: Signal,
+) -> Result<ExitCode> {
     let signals = task::spawn(shutdown.on_signals().context("cannot listen for signals")?);
     let metrics = Arc::new(Metrics::new());
     metrics.rules(loaded.ruleset.rules().len(), loaded.inactive.len());
@@ -113,7 +125,6 @@ async fn run(config: Config, sensor: Sensor, loaded: Loaded, output: Output, shu
         Some(address) => Some(Admin::bind(address, config.http.insecure).await?),
         None => None,
     };
-    let hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     // Everything that takes privileges is done, and no thread but this one runs that could keep them.
     give_up_privileges(config.sandbox)?;
     let agent_id = if config.collectors.is_empty() {

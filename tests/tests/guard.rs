@@ -5,6 +5,9 @@ use std::{
     fs,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -194,11 +197,16 @@ impl Delivering {
     fn start(place: &Place) -> Self {
         let collector = Collector::serve(&place.path("data"), "127.0.0.1:0".parse().unwrap());
         let agent = Agent::observe(&place.path("state"), ["--collector", &collector.url()]);
-        Self {
+        let mut delivering = Self {
             feed: Feed::subscribe(collector.address),
             agent,
             _collector: collector,
-        }
+        };
+        // It is ready once everything is attached, and its loop begins a moment later.
+        let status = actor(["open".as_ref(), place.decoy().as_os_str(), "read".as_ref()]).status();
+        assert!(status.unwrap().success());
+        delivering.alert(DECOY_RULE, |_| true);
+        delivering
     }
 
     fn alert(&mut self, rule: &str, is: impl Fn(&Alert) -> bool) -> Alert {
@@ -272,8 +280,134 @@ fn a_map_that_was_changed_is_told_and_put_right() {
     assert!(alert.message.ends_with("; repaired"), "{}", alert.message);
     assert_eq!(alert.severity(), Severity::Critical);
     delivering.gap(GapReason::HookMissing, |gap| gap.hook == "map SYSCALLS");
+    let own = std::process::id();
+    delivering.alert("defense-impairment/bpf-reached-by-id", |alert| {
+        alert.process.as_ref().is_some_and(|process| process.pid == own)
+    });
     // It sees again.
-    let status = actor(["open".as_ref(), place.decoy().as_os_str(), "read".as_ref()]).status();
-    assert!(status.unwrap().success());
-    delivering.alert(DECOY_RULE, |_| true);
+    let mut reader = actor(["open".as_ref(), place.decoy().as_os_str(), "read".as_ref()])
+        .spawn()
+        .unwrap();
+    let pid = reader.id();
+    assert!(reader.wait().unwrap().success());
+    delivering.alert(DECOY_RULE, |alert| {
+        alert.process.as_ref().is_some_and(|process| process.pid == pid)
+    });
+}
+
+/// Runs a line of shell: a process that has nothing to do with the agent but the test that started both.
+fn shell(line: &str) -> u32 {
+    let mut child = Command::new("/bin/sh").args(["-c", line]).spawn().unwrap();
+    assert!(child.wait().unwrap().success(), "{line}");
+    child.id()
+}
+
+/// Longer than what the agent takes for a pause of its own.
+const STALL: Duration = Duration::from_secs(4);
+
+fn lasts(gap: &ObservationGap) -> f64 {
+    let (from, to) = (gap.from.unwrap(), gap.to.unwrap());
+    let seconds = i32::try_from(to.seconds - from.seconds).unwrap();
+    f64::from(seconds) + f64::from(to.nanos - from.nanos) / 1e9
+}
+
+#[test]
+fn being_stopped_is_told_with_who_did_it_and_how_long_it_lasted() {
+    let place = Place::new();
+    let mut delivering = Delivering::start(&place);
+    let pid = delivering.agent.running.pid();
+    let stopper = shell(&format!("kill -STOP {pid}; true"));
+    until("stop of the agent", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.contains("\nState:\tT").then_some(())
+    });
+    thread::sleep(STALL); // the pause is what is tested
+    delivering.agent.running.signal(libc::SIGCONT);
+    let alert = delivering.alert("defense-impairment/staghound-signalled", |alert| {
+        alert.process.as_ref().is_some_and(|process| process.pid == stopper)
+    });
+    assert!(alert.message.contains("SIGSTOP"), "{}", alert.message);
+    let gap = delivering.gap(GapReason::AgentStalled, |_| true);
+    assert!(lasts(&gap) > 2.0, "{gap:?}");
+    // Whoever started it may stop it; only the gap tells of that.
+    delivering.agent.running.signal(libc::SIGSTOP);
+    thread::sleep(STALL);
+    delivering.agent.running.signal(libc::SIGCONT);
+    let first = gap;
+    delivering.gap(GapReason::AgentStalled, |gap| gap.from != first.from);
+    let own = std::process::id();
+    let by_us = |alert: &&Alert| {
+        alert
+            .rule
+            .as_ref()
+            .is_some_and(|rule| rule.id.ends_with("staghound-signalled"))
+            && alert.process.as_ref().is_some_and(|process| process.pid == own)
+    };
+    assert_eq!(delivering.feed.alerts().find(by_us), None);
+}
+
+/// A mount of the control groups of our own, since hosts have them in different places; gone with the test.
+struct Groups(PathBuf);
+
+impl Groups {
+    fn mount(place: &Place) -> Self {
+        let path = place.path("groups");
+        fs::create_dir(&path).unwrap();
+        shell(&format!("mount -t cgroup2 none {}", path.display()));
+        Self(path)
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // Whoever is in the group goes back to where all are.
+        let group = self.group();
+        for pid in fs::read_to_string(group.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            let _moved = fs::write(self.0.join("cgroup.procs"), pid);
+        }
+        let _removed = fs::remove_dir(&group);
+        let _unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+impl Groups {
+    fn group(&self) -> PathBuf {
+        self.0.join(format!("staghound-test-{}", std::process::id()))
+    }
+}
+
+#[test]
+fn being_frozen_is_told() {
+    let place = Place::new();
+    let mut delivering = Delivering::start(&place);
+    let groups = Groups::mount(&place);
+    let group = groups.group();
+    fs::create_dir(&group).unwrap();
+    fs::write(group.join("cgroup.procs"), delivering.agent.running.pid().to_string()).unwrap();
+    let freezer = shell(&format!("echo 1 > {}/cgroup.freeze; true", group.display()));
+    until("freezing of the agent", || {
+        let events = fs::read_to_string(group.join("cgroup.events")).unwrap();
+        events.contains("frozen 1").then_some(())
+    });
+    thread::sleep(STALL); // the pause is what is tested
+    fs::write(group.join("cgroup.freeze"), "0").unwrap();
+    delivering.alert("defense-impairment/staghound-frozen", |alert| {
+        alert.process.as_ref().is_some_and(|process| process.pid == freezer)
+    });
+    let gap = delivering.gap(GapReason::AgentStalled, |_| true);
+    assert!(lasts(&gap) > 2.0, "{gap:?}");
+}
+
+#[test]
+fn an_open_of_its_memory_is_told() {
+    let place = Place::new();
+    let mut delivering = Delivering::start(&place);
+    let reader = shell(&format!(": < /proc/{}/mem; true", delivering.agent.running.pid()));
+    let alert = delivering.alert("defense-impairment/staghound-traced", |alert| {
+        alert.process.as_ref().is_some_and(|process| process.pid == reader)
+    });
+    assert_eq!(alert.severity(), Severity::Critical);
 }
