@@ -1188,14 +1188,24 @@ fn is_of_name(path: &[u8], name: &[u8]) -> bool {
 
 fn ended_connection(now_ns: u64, ended: &Ended, connection: &Connection) -> Detail {
     let ends = &ended.ends;
+    let opened = &connection.socket;
+    // The kernel has as a rule given the port back before it tells.
+    let (local, local_port) = match ends.local_port {
+        0 => (opened.local, opened.local_port),
+        port => (ends.local, port),
+    };
+    let (remote, remote_port) = match ends.remote_port {
+        0 => (opened.remote, opened.remote_port),
+        port => (ends.remote, port),
+    };
     let socket = Socket {
-        local: ends.local,
-        remote: ends.remote,
-        local_port: ends.local_port,
-        remote_port: ends.remote_port,
+        local,
+        remote,
+        local_port,
+        remote_port,
         family: ends.family,
         protocol: ends.protocol,
-        descriptor: connection.socket.descriptor,
+        descriptor: opened.descriptor,
         identity: ended.socket,
         ..Socket::default()
     };
