@@ -142,15 +142,16 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn read(http: u16) -> Result<Counters> {
         let metrics = http_get(http, "/metrics").context("the agent does not answer at /metrics")?;
-        let events = sum(&metrics, METRIC_EVENTS);
-        // A name that is not there would read as zero events and, worse, as zero losses.
-        ensure!(events.is_some(), "the agent's metrics have no {METRIC_EVENTS}");
-        ensure!(
-            metrics.contains(METRIC_LOST.trim_end_matches("_total")),
-            "the agent's metrics have no {METRIC_LOST}"
-        );
+        // A name that is not there would read as zero events and, worse, as zero losses. What is there may have no sample:
+        // nothing has happened yet.
+        for name in [METRIC_EVENTS, METRIC_LOST] {
+            ensure!(
+                metrics.contains(name.trim_end_matches("_total")),
+                "the agent's metrics have no {name}"
+            );
+        }
         Ok(Counters {
-            events: events.unwrap_or(0),
+            events: sum(&metrics, METRIC_EVENTS).unwrap_or(0),
             lost: sum(&metrics, METRIC_LOST).unwrap_or(0),
         })
     }
