@@ -12,6 +12,7 @@ use crate::workspace;
 
 /// The metrics that are read, named as in the agent's `metrics.rs`.
 pub(crate) const METRIC_EVENTS: &str = "staghound_events_total";
+const METRIC_PROGRAMS: &str = "staghound_programs";
 pub(crate) const METRIC_LOST: &str = "staghound_records_lost_total";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -142,11 +143,11 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn read(http: u16) -> Result<Counters> {
         let metrics = http_get(http, "/metrics").context("the agent does not answer at /metrics")?;
-        // A name that is not there would read as zero losses. Events may have no sample: when nothing that a rule wants has
-        // happened yet.
+        // Counters without a sample are left out: when nothing that a rule wants has happened yet, and nothing was lost. What
+        // became of the programs is always told, so that an answer without it is none of the agent's.
         ensure!(
-            metrics.contains(METRIC_LOST.trim_end_matches("_total")),
-            "the agent's metrics have no {METRIC_LOST}"
+            metrics.contains(METRIC_PROGRAMS),
+            "the agent's metrics have no {METRIC_PROGRAMS}"
         );
         Ok(Counters {
             events: sum(&metrics, METRIC_EVENTS).unwrap_or(0),
