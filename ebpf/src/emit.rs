@@ -292,6 +292,31 @@ impl<B> Record<B> {
         true
     }
 
+    /// Puts another body before the variable data, and yields where its header goes.
+    #[inline(always)]
+    pub(crate) fn with_body<T>(&self, body: T) -> *mut Header {
+        const { assert!(size_of::<T>() <= size_of::<B>()) };
+        let shift = size_of::<B>() - size_of::<T>();
+        // SAFETY: within the fixed part of the scratch memory.
+        let start = unsafe { self.scratch.cast::<u8>().add(shift) };
+        // SAFETY: as above; bodies are aligned as their header is, whose length is a multiple of eight.
+        unsafe { start.add(size_of::<Header>()).cast::<T>().write_unaligned(body) };
+        start.cast()
+    }
+
+    /// Sends off a record whose body was replaced, from its header on.
+    #[inline(always)]
+    pub(crate) fn submit_from<T>(&self, header: *mut Header, ring: Ring) -> Result<(), Loss> {
+        let used = self.used();
+        if used > DATA_MAX + READ_MAX {
+            return Err(Loss::ReadFailed);
+        }
+        let len = (size_of::<Header>() + size_of::<T>()) as u32 + used;
+        // SAFETY: the header lies in the scratch memory.
+        unsafe { (*header).len = len };
+        output(ring, header.cast(), u64::from(len))
+    }
+
     /// Sends the record off.
     #[inline(always)]
     pub(crate) fn submit(&self, ring: Ring) -> Result<(), Loss> {
