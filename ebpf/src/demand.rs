@@ -93,7 +93,7 @@ fn lookup(address: u64) -> u32 {
     }
     // SAFETY: a valid map value.
     WANTED_NAMES
-        .get_ptr(&key)
+        .get_ptr(key)
         .map_or(0, |bits| unsafe { read_volatile(bits) })
 }
 
