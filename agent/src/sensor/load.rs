@@ -458,12 +458,11 @@ impl Loaded {
 
     /// What the programs that run can do at the end of a system call.
     pub(super) fn served(&self) -> Vec<Action> {
-        let runs = |name| self.running.iter().any(|running| running.name == name);
-        let sees_lengths = SOCKET_LENGTHS.into_iter().all(runs);
+        // Reads and writes among them also where the sockets' own hooks see those: these ask the table as well, and the
+        // dispatcher leaves them alone by its settings.
         self.running
             .iter()
             .flat_map(|running| running.actions.iter().copied())
-            .filter(|action| !(sees_lengths && matches!(action, Action::Write | Action::WriteVector | Action::Read)))
             .collect()
     }
 }
