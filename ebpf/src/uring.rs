@@ -10,7 +10,9 @@ use crate::{
 };
 use aya_ebpf::programs::BtfTracePointContext;
 use core::ptr::read_volatile;
-use staghound_ebpf::{Call, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, URING_OPCODES_MAX, flags};
+use staghound_ebpf::{
+    Call, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, URING_OPCODES_MAX, file_mode, flags,
+};
 
 /// Opcodes (`enum io_uring_op`, include/uapi/linux/io_uring.h).
 mod opcode {
@@ -24,6 +26,8 @@ mod opcode {
     pub(super) const LINKAT: u32 = 39;
 }
 
+/// `O_CREAT`.
+const O_CREAT: u32 = 0o100;
 /// `REQ_F_FIXED_FILE`: the descriptor is a place in the ring's own table.
 const FIXED_FILE: u64 = 1;
 const IPPROTO_TCP: u16 = 6;
@@ -172,8 +176,14 @@ fn named(request: &Request, opcode: u32) -> Result<(), Loss> {
             let open_flags: u32 = read(request.address, offset!(request_open_flags))?;
             let open = Open {
                 open_flags,
-                // `O_ACCMODE` counts from 0; the kernel's mode bits are one more.
-                file_mode: open_flags.wrapping_add(1) & 3,
+                // `O_ACCMODE` counts from 0; the kernel's mode bits are one more. Whether a file will be created is not
+                // known yet; so it counts as created where it may be.
+                file_mode: open_flags.wrapping_add(1) & 3
+                    | if open_flags & O_CREAT != 0 {
+                        file_mode::CREATED
+                    } else {
+                        0
+                    },
                 path: body.base,
                 name: body.name,
                 ..Open::default()
