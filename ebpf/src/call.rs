@@ -43,7 +43,8 @@ pub enum Wanted {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Shape {
-    /// Directory descriptor that the first path is relative to; 0: the working directory.
+    /// Directory descriptor that the first path is relative to; 0: the working directory. [`Shape::ROOT`] says something
+    /// else.
     pub directory: u8,
     /// First path.
     pub path: u8,
@@ -57,7 +58,8 @@ pub struct Shape {
     pub new_descriptor: u8,
     /// NUL-terminated text.
     pub text: u8,
-    /// Second text; [`Shape::BYTES`] added when it is bytes of which the next argument tells the number.
+    /// Second text; [`Shape::BYTES`] added when it is bytes. Of those the next argument tells the number, unless
+    /// [`Shape::WORD`] was added once for every eight of them.
     pub more: u8,
     /// [`Wanted`].
     pub wanted: u8,
@@ -68,6 +70,10 @@ pub struct Shape {
 impl Shape {
     /// Added to `more`: bytes, not text.
     pub const BYTES: u8 = 0x10;
+    /// Added to `more` as often as there are words of eight bytes.
+    pub const WORD: u8 = 0x20;
+    /// As `directory`: what the path leads to is the root of the process once the call has succeeded.
+    pub const ROOT: u8 = 0xff;
 
     /// Nothing but the arguments and the result.
     pub const PLAIN: Self = Self {
@@ -152,6 +158,14 @@ impl Shape {
     #[must_use]
     pub const fn bytes(mut self, argument: u8) -> Self {
         self.more = argument | Self::BYTES;
+        self
+    }
+
+    /// A struct of so many words of eight bytes, at most seven.
+    #[must_use]
+    pub const fn words(mut self, argument: u8, words: u8) -> Self {
+        assert!(words < 8);
+        self.more = argument | Self::BYTES | (words * Self::WORD);
         self
     }
 

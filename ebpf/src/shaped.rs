@@ -75,9 +75,15 @@ pub(crate) fn record(call: &Call) -> Result<(), Loss> {
         append_text(&mut record, argument(body, shape.text), &raw mut body.text);
     }
     if shape.more & Shape::BYTES != 0 {
-        let which = shape.more & !Shape::BYTES;
+        let which = shape.more & (Shape::BYTES - 1);
+        let words = u64::from(shape.more / Shape::WORD);
         record.begin();
-        let (address, len) = (argument(body, which), argument(body, which + 1));
+        let address = argument(body, which);
+        let len = if words == 0 {
+            argument(body, which + 1)
+        } else {
+            words * 8
+        };
         if address != 0 && !record.user_bytes::<{ TEXT_BYTES_MAX - 1 }>(address, len) {
             record.flag(flags::FAULT);
         }
@@ -116,9 +122,13 @@ fn append_path(
     (directory, path): (u8, u8),
     members: (*mut Span, *mut Span),
 ) -> Result<(), Loss> {
+    if directory == Shape::ROOT && call.result == 0 {
+        let (mount, dentry) = call.task.root();
+        return path::append(record, mount, dentry, members.0);
+    }
     // SAFETY: the body lies in scratch memory.
     let body = unsafe { &*record.body() };
-    let directory = if directory == 0 {
+    let directory = if directory == 0 || directory == Shape::ROOT {
         CWD
     } else {
         argument(body, directory) as i32
