@@ -192,6 +192,8 @@ impl Seen {
 pub struct Called {
     /// The call, as the agent names it.
     pub name: &'static str,
+    /// When it ended, in nanoseconds since boot.
+    pub time_ns: u64,
     /// Thread group.
     pub pid: u32,
     /// Thread.
@@ -232,6 +234,7 @@ impl Called {
         };
         Self {
             name: syscalls::name(header.syscall, header.flags & flags::COMPAT != 0).unwrap_or("(unknown)"),
+            time_ns: header.time_ns,
             pid: header.pid,
             tid: header.tid,
             flags: header.flags,

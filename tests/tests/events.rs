@@ -5,6 +5,9 @@
     reason = "whatever else it is, it is not what was expected"
 )]
 
+#[path = "events/calls.rs"]
+mod calls;
+
 use std::{
     fs,
     io::{Read as _, Write as _},

@@ -321,9 +321,12 @@ fn call32(number: u32, arguments: [usize; 6]) -> i64 {
             lateout("r11") _,
         );
     }
-    // Only the low half is the result; a handler of the 64-bit kernel extends it or not.
+    // Only the low half is the result. Errors are negative; addresses above 2 GiB are not.
     let low = u32::try_from(result & 0xffff_ffff).unwrap_or_default();
-    i64::from(low.cast_signed())
+    match low.cast_signed() {
+        error @ -4095..=-1 => i64::from(error),
+        _ => i64::from(low),
+    }
 }
 
 /// Stays on one processor, as the table of recent opens is per processor.
