@@ -1135,9 +1135,7 @@ fn told(
         Body::Exec(_) => (EventKind::Exec, Detail::Process(None)),
         Body::Fork(fork) => (EventKind::Fork, Detail::Fork(*fork)),
         Body::Exit(exit) => (EventKind::Exit, Detail::Process(Some(exit.status))),
-        Body::Open(open) if open.result < 0 && open.name.len > 0 => {
-            (EventKind::Open, Detail::Open(*open, passed(open.path, open.name)))
-        }
+        Body::Open(open) if open.name.len > 0 => (EventKind::Open, Detail::Open(*open, passed(open.path, open.name))),
         Body::Open(open) => (EventKind::Open, Detail::Open(*open, walked(open.path))),
         Body::Rename(change) => {
             let (from, to) = resolved.map_or((None, None), |paths| (Some(paths.path), paths.new_path));
