@@ -18,6 +18,8 @@ use staghound_ebpf::{
 
 /// `AT_FDCWD`.
 pub(crate) const CWD: i32 = -100;
+/// In the same place: the root of the process. No descriptor has the number.
+pub(crate) const ROOT: i32 = -101;
 
 /// Places in the table of recent events; a power of two.
 const RECENT_OPENS: u32 = 1024;
@@ -241,7 +243,7 @@ pub(crate) fn append_passed<B>(
     let absolute = record.part_len() > 0 && record.part_begins_with(b'/');
     record.end(member);
     // An absolute path begins at the root of the process, which chroot(2) may have moved.
-    let (mount, dentry) = if absolute {
+    let (mount, dentry) = if absolute || directory == ROOT {
         task.root()
     } else if directory == CWD {
         task.cwd()

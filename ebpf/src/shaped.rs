@@ -3,7 +3,7 @@
 use crate::{
     SHAPES,
     emit::Record,
-    file::{self, CWD, Key, Name, Recent},
+    file::{self, CWD, Key, Name, ROOT, Recent},
     kernel::Call,
     path, socket,
 };
@@ -122,18 +122,19 @@ fn append_path(
     (directory, path): (u8, u8),
     members: (*mut Span, *mut Span),
 ) -> Result<(), Loss> {
-    if directory == Shape::ROOT && call.result == 0 {
-        let (mount, dentry) = call.task.root();
-        return path::append(record, mount, dentry, members.0);
-    }
     // SAFETY: the body lies in scratch memory.
     let body = unsafe { &*record.body() };
-    let directory = if directory == 0 || directory == Shape::ROOT {
+    // What the path led to is the root by now, with no name below it.
+    let rooted = directory == Shape::ROOT && call.result == 0;
+    let address = if rooted { 0 } else { argument(body, path) };
+    let directory = if rooted {
+        ROOT
+    } else if directory == 0 || directory == Shape::ROOT {
         CWD
     } else {
         argument(body, directory) as i32
     };
-    let name = Name::User(argument(body, path));
+    let name = Name::User(address);
     file::append_passed(record, call.task, directory, name, members)
 }
 
