@@ -167,6 +167,8 @@ fn wanted(call: &Call, shape: &Shape, body: &Body) -> Result<Recent, Loss> {
     const NO: Result<Recent, Loss> = Ok(Recent::Reported);
     const YES: Result<Recent, Loss> = Ok(Recent::Due(0));
     let [first, second, third, ..] = body.args;
+    // The kernel takes these arguments for 32 bits wide; what somebody put above them must not hide a call.
+    let narrow = |argument: u64| argument & 0xffff_ffff;
     let which = u32::from(shape.wanted);
     if which == Wanted::All as u32 {
         return YES;
@@ -174,7 +176,7 @@ fn wanted(call: &Call, shape: &Shape, body: &Body) -> Result<Recent, Loss> {
     if which == Wanted::SignalToOther as u32 {
         // Signal 0 only asks whether somebody is there. What a runtime sends to its own threads is its own affair.
         let own = call.task.own_numbers()?;
-        return if second == 0 || first as u32 == own || first as u32 == call.task.tid() {
+        return if narrow(second) == 0 || first as u32 == own || first as u32 == call.task.tid() {
             NO
         } else {
             YES
@@ -189,9 +191,9 @@ fn wanted(call: &Call, shape: &Shape, body: &Body) -> Result<Recent, Loss> {
     }
     if call.result < 0 {
         // The kernel refused. Of what goes on all the time that is no news.
-        let told = which == Wanted::Bpf as u32 && is_telling(first)
-            || which == Wanted::SocketUnusual as u32 && is_unusual(first, second, third)
-            || which == Wanted::Ioctl as u32 && is_telling_ioctl(second)
+        let told = which == Wanted::Bpf as u32 && is_telling(narrow(first))
+            || which == Wanted::SocketUnusual as u32 && is_unusual(narrow(first), narrow(second), narrow(third))
+            || which == Wanted::Ioctl as u32 && is_telling_ioctl(narrow(second))
             || which == Wanted::Repeated as u32;
         return if told { repeated(call, first, second) } else { NO };
     }
@@ -202,23 +204,23 @@ fn wanted(call: &Call, shape: &Shape, body: &Body) -> Result<Recent, Loss> {
     } else if which == Wanted::ProtectExecutable as u32 {
         return if third & 4 != 0 { repeated(call, third, 0) } else { NO };
     } else if which == Wanted::Prctl as u32 {
-        is_telling_prctl(first)
+        is_telling_prctl(narrow(first))
     } else if which == Wanted::Bpf as u32 {
-        return if is_telling(first) {
+        return if is_telling(narrow(first)) {
             repeated(call, first, third)
         } else {
             NO
         };
     } else if which == Wanted::Ioctl as u32 {
-        is_telling_ioctl(second)
+        is_telling_ioctl(narrow(second))
     } else if which == Wanted::SocketUnusual as u32 {
-        is_unusual(first, second, third)
+        is_unusual(narrow(first), narrow(second), narrow(third))
     } else if which == Wanted::SocketOntoStdio as u32 {
         return socket_onto_stdio(call);
     } else if which == Wanted::FcntlSocketOntoStdio as u32 {
         /// `F_DUPFD`, `F_DUPFD_CLOEXEC`.
         const DUPLICATE: [u64; 2] = [0, 1030];
-        if second != DUPLICATE[0] && second != DUPLICATE[1] {
+        if narrow(second) != DUPLICATE[0] && narrow(second) != DUPLICATE[1] {
             return NO;
         }
         return socket_onto_stdio(call);

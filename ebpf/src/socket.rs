@@ -5,6 +5,7 @@ use crate::{
     SETTINGS, constant,
     emit::{self, Record},
     file::{self, Key, Recent},
+    in_scope,
     kernel::{Call, File, Task, read},
     offset, wanted,
 };
@@ -520,6 +521,10 @@ pub(crate) fn change(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         return connecting(sock);
     }
     if new != CLOSE || old == SYN_SENT || old == LISTEN || old == CLOSE {
+        return Ok(());
+    }
+    // In an interrupt anybody may be running: a scoped run is told of the ends that its own processes bring about.
+    if !in_scope(Task::current().pid()) {
         return Ok(());
     }
     let mut record = EndedRecord {
