@@ -649,7 +649,7 @@ pub(super) fn known(number: u32, record_flags: u16) -> Option<&'static Known> {
         [false, true].map(|compat| {
             let known = |number| {
                 let spelled = syscalls::name(number, compat)?;
-                let name = spoken(spelled);
+                let name = syscalls::spoken(spelled);
                 let arguments = rows.get(spelled).or_else(|| rows.get(name));
                 Some(Known {
                     name,
@@ -681,33 +681,6 @@ pub(super) fn known(number: u32, record_flags: u16) -> Option<&'static Known> {
     // A request of a ring is told as the native call that does the same, whoever made it.
     let compat = record_flags & flags::COMPAT != 0 && !by_ring;
     KNOWN[usize::from(compat)].get(number as usize)?.as_ref()
-}
-
-/// The word of rules for a call: they know one spelling for what 32-bit callers and newer calls spell in another way.
-fn spoken(spelled: &'static str) -> &'static str {
-    match spelled {
-        "chown32" => "chown",
-        "lchown32" => "lchown",
-        "fchown32" => "fchown",
-        "setuid32" => "setuid",
-        "setgid32" => "setgid",
-        "setreuid32" => "setreuid",
-        "setregid32" => "setregid",
-        "setresuid32" => "setresuid",
-        "setresgid32" => "setresgid",
-        "setfsuid32" => "setfsuid",
-        "setfsgid32" => "setfsgid",
-        "setgroups32" => "setgroups",
-        "mmap2" => "mmap",
-        "fcntl64" => "fcntl",
-        "truncate64" => "truncate",
-        "ftruncate64" => "ftruncate",
-        "sendfile64" => "sendfile",
-        "utimensat_time64" => "utimensat",
-        "clock_settime64" => "clock_settime",
-        "fchmodat2" => "fchmodat",
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -753,7 +726,7 @@ mod tests {
         let rows: HashMap<&str, &[Argument]> = ROWS.iter().copied().collect();
         assert_eq!(rows.len(), ROWS.len(), "a call has two rows");
         for name in syscalls::names().filter(|name| !own.contains(name)) {
-            assert!(rows.contains_key(spoken(name)), "{name} has no row");
+            assert!(rows.contains_key(syscalls::spoken(name)), "{name} has no row");
         }
         for (name, arguments) in ROWS {
             assert!(

@@ -12,59 +12,46 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use staghound_ebpf::{
     Action, DEDUPE_NS, NAME_KEY_BYTES, OPEN_ACCESSES, SYSCALLS_MAX, WANTED_NAMES_MAX, name_key, open_demand,
 };
-use staghound_engine::demand::{Access, Demand, Opens, Pattern};
+use staghound_engine::{
+    demand::{Access, Demand, Opens, Pattern},
+    event::EventKind,
+};
 
 use crate::sensor::{SensorError, load::Maps, syscalls};
 
 /// The key of a name, as the programs look it up.
 type Name = [u8; NAME_KEY_BYTES];
 
-/// Calls that are recorded whether rules ask for them or not: the process table lives on them, or the agent's own safety
-/// does (who is signalled, traced, or takes hold of its programs).
-const ALWAYS: [&str; 37] = [
+/// Kinds of events that are recorded whether rules ask for them or not: the process table lives on them, or the agent's
+/// own safety does (who is signalled, or renames what it lives on).
+const KINDS_ALWAYS: [EventKind; 6] = [
+    EventKind::Credentials,
+    EventKind::Namespace,
+    EventKind::Session,
+    EventKind::Signal,
+    EventKind::Rename,
+    EventKind::IoUring,
+];
+/// Calls of other kinds that are recorded so: for the process table too, and to see who traces the agent, takes hold of its
+/// programs or removes its files.
+const CALLS_ALWAYS: [&str; 9] = [
     "chdir",
     "fchdir",
-    "chroot",
-    "pivot_root",
-    "setsid",
-    "setpgid",
-    "setuid",
-    "setgid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setfsuid",
-    "setfsgid",
-    "setgroups",
-    "capset",
-    "setns",
-    "unshare",
-    "kill",
-    "tkill",
-    "tgkill",
-    "rt_sigqueueinfo",
-    "rt_tgsigqueueinfo",
-    "pidfd_send_signal",
     "ptrace",
     "process_vm_readv",
     "process_vm_writev",
     "pidfd_getfd",
     "bpf",
-    "rename",
-    "renameat",
-    "renameat2",
     "unlink",
     "unlinkat",
-    "io_uring_enter",
-    "io_uring_setup",
-    "io_uring_register",
 ];
 
 /// Whether a call is recorded even when no rule asks for it.
 #[must_use]
 pub fn is_always_recorded(call: &str) -> bool {
-    ALWAYS.contains(&call) || matches!(call, "execve" | "clone" | "procexit")
+    CALLS_ALWAYS.contains(&call)
+        || KINDS_ALWAYS.iter().any(|kind| kind.event_types().contains(&call))
+        || matches!(call, "execve" | "clone" | "procexit")
 }
 
 /// Types of events that are made of what is received.
@@ -76,10 +63,10 @@ const SOCKET_CALLS: [&str; 12] = [
 ];
 
 /// Whether a call of the table is wanted.
-fn wants_call(demand: &Demand, call: &str) -> bool {
+fn wants_call(demand: &Demand, call: &'static str) -> bool {
     let any = |types: &[&str]| types.iter().any(|event_type| demand.wants(event_type));
-    ALWAYS.contains(&call)
-        || demand.wants(event_type(call))
+    is_always_recorded(call)
+        || demand.wants(syscalls::spoken(call))
         || match call {
             "read" => any(&RECEIVED),
             "recvfrom" | "recvmsg" => any(&RECEIVED),
@@ -88,20 +75,6 @@ fn wants_call(demand: &Demand, call: &str) -> bool {
             "stime" => demand.wants("settimeofday"),
             _ => false,
         }
-}
-
-/// The name under which rules know a call: 32-bit ABIs have newer versions of some under names of their own.
-fn event_type(call: &str) -> &str {
-    match call {
-        "mmap2" => "mmap",
-        "fchmodat2" => "fchmodat",
-        "utimensat_time64" => "utimensat",
-        "clock_settime64" => "clock_settime",
-        _ => call
-            .strip_suffix("32")
-            .or_else(|| call.strip_suffix("64"))
-            .unwrap_or(call),
-    }
 }
 
 /// What the programs are told.
@@ -359,18 +332,19 @@ mod tests {
             ("openat2", "openat2"),
             ("renameat2", "renameat2"),
         ] {
-            assert_eq!(event_type(call), known);
+            assert_eq!(syscalls::spoken(call), known);
         }
         // What is left must be a type that rules can name, or one of those that are no event of their own.
-        let known: Vec<&str> = staghound_engine::event::EventKind::ALL
+        let known: Vec<&str> = EventKind::ALL
             .into_iter()
             .flat_map(|kind| kind.event_types().iter().copied())
             .collect();
         for call in syscalls::names() {
             let kept = matches!(call, "chdir" | "fchdir" | "read" | "socketcall" | "stime");
-            assert!(kept || known.contains(&event_type(call)), "{call}");
+            assert!(kept || known.contains(&syscalls::spoken(call)), "{call}");
         }
-        for call in ALWAYS {
+        let kinds = KINDS_ALWAYS.iter().flat_map(|kind| kind.event_types()).copied();
+        for call in CALLS_ALWAYS.into_iter().chain(kinds) {
             assert!(
                 syscalls::names().any(|name| name == call) || call == "io_uring_enter",
                 "{call}"

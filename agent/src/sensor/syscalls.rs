@@ -367,7 +367,7 @@ pub fn shape_table() -> ShapeTable {
 
 /// The table for the programs, of those calls that are `wanted` by name and that a loaded program serves.
 #[must_use]
-pub fn table(served: &[Action], wanted: impl Fn(&str) -> bool) -> SyscallTable {
+pub fn table(served: &[Action], wanted: impl Fn(&'static str) -> bool) -> SyscallTable {
     let shapes = shapes();
     let mut table = SyscallTable::EMPTY;
     table.actions[IO_URING_ENTER] = SyscallTable::IO_URING | SyscallTable::IO_URING << 1;
@@ -408,6 +408,34 @@ pub fn table(served: &[Action], wanted: impl Fn(&str) -> bool) -> SyscallTable {
 /// Names of all calls that can be looked at.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SYSCALLS.iter().map(|syscall| syscall.name)
+}
+
+/// The word of rules for a call: they know one spelling for what 32-bit callers and newer calls spell in another way.
+#[must_use]
+pub fn spoken(spelled: &'static str) -> &'static str {
+    match spelled {
+        "chown32" => "chown",
+        "lchown32" => "lchown",
+        "fchown32" => "fchown",
+        "setuid32" => "setuid",
+        "setgid32" => "setgid",
+        "setreuid32" => "setreuid",
+        "setregid32" => "setregid",
+        "setresuid32" => "setresuid",
+        "setresgid32" => "setresgid",
+        "setfsuid32" => "setfsuid",
+        "setfsgid32" => "setfsgid",
+        "setgroups32" => "setgroups",
+        "mmap2" => "mmap",
+        "fcntl64" => "fcntl",
+        "truncate64" => "truncate",
+        "ftruncate64" => "ftruncate",
+        "sendfile64" => "sendfile",
+        "utimensat_time64" => "utimensat",
+        "clock_settime64" => "clock_settime",
+        "fchmodat2" => "fchmodat",
+        other => other,
+    }
 }
 
 /// Name of a system call that is looked at, by its number in the caller's ABI.
