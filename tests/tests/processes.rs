@@ -524,11 +524,23 @@ fn wait_for_end(pipe: RawFd) {
     while unsafe { libc::read(pipe, byte.as_mut_ptr().cast(), 1) } > 0 {}
 }
 
+/// Whether the other end of a pipe is closed.
+fn is_closed(pipe: RawFd) -> bool {
+    let mut polled = libc::pollfd {
+        fd: pipe,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: `polled` is the one entry it is said to be.
+    unsafe { libc::poll(&raw mut polled, 1, 0) == 1 }
+}
+
 /// A process makes others, half of which make another and end, all the others stay; all the while a sensor is started
 /// and the table is seeded. Then every one that lives is known, once, and by its maker.
 #[test]
 fn a_storm_of_forks_during_the_seed_leaves_no_gap_and_no_double() {
-    const ROUNDS: u32 = 1200;
+    // Each leaves three processes. It only ends a storm that nobody stops.
+    const ROUNDS_MAX: u32 = 8000;
     let _alone = Capture::of_children();
     let place = Place::new();
     let log = place.path.join("log");
@@ -537,11 +549,20 @@ fn a_storm_of_forks_during_the_seed_leaves_no_gap_and_no_double() {
     let log_descriptor = log_file.as_raw_fd();
     let (kept, keep) = io::pipe().unwrap();
     let keep_descriptor = keep.as_raw_fd();
+    // How long the sensor takes to start is not known: the storm lasts until this is closed, and tells how long it was.
+    let (stopped, stop) = io::pipe().unwrap();
+    let (stopped_descriptor, stop_descriptor) = (stopped.as_raw_fd(), stop.as_raw_fd());
+    let (mut length, length_to) = io::pipe().unwrap();
+    let length_descriptor = length_to.as_raw_fd();
     let mut storm = after(move || {
-        // SAFETY: the copy of it in the forked process, which nobody there knows of.
-        unsafe { libc::close(keep_descriptor) };
+        for descriptor in [keep_descriptor, stop_descriptor] {
+            // SAFETY: the copy of it in the forked process, which nobody there knows of.
+            unsafe { libc::close(descriptor) };
+        }
         act::become_subreaper();
-        for _ in 0..ROUNDS {
+        let mut rounds = 0_u32;
+        while rounds < ROUNDS_MAX && !is_closed(stopped_descriptor) {
+            rounds += 1;
             let made = (act::pid(), act::boot_ns());
             act::fork(|| {
                 Member::tell(log_descriptor, made, false);
@@ -562,6 +583,9 @@ fn a_storm_of_forks_during_the_seed_leaves_no_gap_and_no_double() {
             // SAFETY: it takes no pointer that is used.
             unsafe { libc::usleep(700) };
         }
+        let rounds = rounds.to_ne_bytes();
+        // SAFETY: `rounds` is valid for its length.
+        unsafe { libc::write(length_descriptor, rounds.as_ptr().cast(), rounds.len()) };
         while act::wait(-1) {}
     });
     storm.stdin(Stdio::from(kept));
@@ -581,9 +605,16 @@ fn a_storm_of_forks_during_the_seed_leaves_no_gap_and_no_double() {
         });
         sensor.wait(Duration::from_millis(1));
     };
+    until("more of the storm after the seed", || {
+        drain(&mut table);
+        (members() > after_seed + 300).then_some(())
+    });
+    drop(stop);
+    let mut rounds = [0; 4];
+    length.read_exact(&mut rounds).unwrap();
     until("end of the storm", || {
         drain(&mut table);
-        (members() == u64::from(ROUNDS) * 3).then_some(())
+        (members() == u64::from(u32::from_ne_bytes(rounds)) * 3).then_some(())
     });
     drain(&mut table);
     drain(&mut table);
