@@ -11,6 +11,7 @@
 pub mod capture;
 pub mod elf32;
 pub mod feed;
+pub mod place;
 pub mod process;
 pub mod script;
 

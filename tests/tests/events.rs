@@ -28,46 +28,14 @@ use staghound_engine::event::EventKind;
 use staghound_tests::{
     actor, actor_path,
     capture::{Capture, Run, Seen},
+    place::Place,
 };
-use tempfile::TempDir;
 
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
 const FMODE_CREATED: u32 = 0x10_0000;
 const ENOENT: i64 = -2;
 const ECONNREFUSED: i64 = -111;
-
-/// A directory of the test's own; its path has no symbolic links.
-struct Place {
-    _directory: TempDir,
-    path: PathBuf,
-}
-
-impl Place {
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        Self {
-            _directory: directory,
-            path,
-        }
-    }
-
-    fn of(&self, name: &str) -> String {
-        format!("{}/{name}", self.path.display())
-    }
-
-    fn root(&self) -> String {
-        self.of("")
-    }
-
-    fn file(&self, name: &str, mode: u32) -> String {
-        let path = self.of(name);
-        fs::write(&path, name).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-}
 
 fn open(seen: &Seen) -> &Open {
     match &seen.detail {

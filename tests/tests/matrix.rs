@@ -6,7 +6,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::LazyLock,
 };
@@ -18,9 +18,9 @@ use staghound_tests::{
     actor, actor_path,
     capture::{Capture, Run, Seen},
     elf32::{self, Argument},
+    place::Place,
     script,
 };
-use tempfile::TempDir;
 
 const FMODE_READ: u32 = 1;
 const EACCES: i64 = -13;
@@ -110,40 +110,27 @@ impl Way {
     }
 }
 
-/// A directory of the test's own, with the files `f` and `g`, the directory `d`, the links `l` to `f` and `k` to `d`.
-struct Place {
-    _directory: TempDir,
-    path: PathBuf,
+/// A place with the files `f` and `g`, the directory `d`, the links `l` to `f` and `k` to `d`, and an executable script.
+fn furnished() -> Place {
+    let place = Place::new();
+    place.file("f", 0o644);
+    place.file("g", 0o644);
+    fs::create_dir(place.of("d")).unwrap();
+    symlink("f", place.of("l")).unwrap();
+    symlink("d", place.of("k")).unwrap();
+    fs::write(
+        place.file("script", 0o755),
+        format!("#!{} nothing\n", actor_path().display()),
+    )
+    .unwrap();
+    place
 }
 
-impl Place {
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        for name in ["f", "g"] {
-            fs::write(path.join(name), name).unwrap();
-        }
-        fs::create_dir(path.join("d")).unwrap();
-        symlink("f", path.join("l")).unwrap();
-        symlink("d", path.join("k")).unwrap();
-        let script = path.join("script");
-        fs::write(&script, format!("#!{} nothing\n", actor_path().display())).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        Self {
-            _directory: directory,
-            path,
-        }
-    }
-
-    fn of(&self, name: &str) -> String {
-        self.path.join(name).display().to_string()
-    }
-
-    fn filled(&self, text: &str, target: &str) -> String {
-        text.replace("{P}", &self.path.display().to_string())
-            .replace("{A}", &actor_path().canonicalize().unwrap().display().to_string())
-            .replace("{T}", target)
-    }
+/// `text` with the place, the actor and the target put in.
+fn filled(place: &Place, text: &str, target: &str) -> String {
+    text.replace("{P}", &place.path.display().to_string())
+        .replace("{A}", &actor_path().canonicalize().unwrap().display().to_string())
+        .replace("{T}", target)
 }
 
 /// What a way came to.
@@ -154,17 +141,17 @@ struct Gone {
 
 /// Goes a way; yields nothing when the kernel lacks it.
 fn go(capture: &mut Capture, way: &Way, target: &str) -> Option<Gone> {
-    let place = Place::new();
+    let place = furnished();
     let mut command = match &way.act {
-        Act::Script(script) => actor(script::words(&place.filled(script, target), "")),
-        Act::Actor(words) => actor(words.iter().map(|word| place.filled(word, target))),
+        Act::Script(script) => actor(script::words(&filled(&place, script, target), "")),
+        Act::Actor(words) => actor(words.iter().map(|word| filled(&place, word, target))),
         Act::Program(words) => {
-            let program = place.filled(words[0], target);
+            let program = filled(&place, words[0], target);
             if !Path::new(&program).exists() {
                 return None;
             }
             let mut command = Command::new(program);
-            command.args(words[1..].iter().map(|word| place.filled(word, target)));
+            command.args(words[1..].iter().map(|word| filled(&place, word, target)));
             command
         }
         Act::Elf32(calls) => {
@@ -205,14 +192,16 @@ fn runs_32_bit_programs() -> bool {
 
 /// A call with its texts filled in.
 fn in_place(elf32::Call(number, arguments): &elf32::Call, place: &Place, target: &str) -> elf32::Call {
-    fn filled(argument: &Argument, place: &Place, target: &str) -> Argument {
+    fn filled_argument(argument: &Argument, place: &Place, target: &str) -> Argument {
         match argument {
             Argument::Bytes(bytes) => match std::str::from_utf8(bytes) {
                 Ok("{T}") => Argument::Bytes(socket_address(target)),
-                Ok(text) => Argument::Bytes(place.filled(text, target).into_bytes()),
+                Ok(text) => Argument::Bytes(filled(place, text, target).into_bytes()),
                 Err(_) => argument.clone(),
             },
-            Argument::Words(words) => Argument::Words(words.iter().map(|word| filled(word, place, target)).collect()),
+            Argument::Words(words) => {
+                Argument::Words(words.iter().map(|word| filled_argument(word, place, target)).collect())
+            }
             Argument::Number(_) | Argument::Result(_) => argument.clone(),
         }
     }
@@ -220,7 +209,7 @@ fn in_place(elf32::Call(number, arguments): &elf32::Call, place: &Place, target:
         *number,
         arguments
             .iter()
-            .map(|argument| filled(argument, place, target))
+            .map(|argument| filled_argument(argument, place, target))
             .collect(),
     )
 }
@@ -460,7 +449,7 @@ fn ways_to_open_a_file() {
         };
         let mut differences = Differences::default();
         let path = if way.variant.is_empty() { "{P}/f" } else { way.variant };
-        differences.unless("path", &seen.path_text(), &gone.place.filled(path, ""));
+        differences.unless("path", &seen.path_text(), &filled(&gone.place, path, ""));
         if !by_path {
             let device = (libc::major(metadata.dev()) << 20) | libc::minor(metadata.dev());
             differences.unless("device", &opened(seen).map(|(_, device)| device), &Some(device));
@@ -606,7 +595,7 @@ fn ways_to_copy_a_file_without_reading_it() {
         })?;
         let mut differences = Differences::default();
         if !way.variant.is_empty() {
-            differences.unless("path", &seen.path_text(), &gone.place.filled(way.variant, ""));
+            differences.unless("path", &seen.path_text(), &filled(&gone.place, way.variant, ""));
         }
         differences.unless("pid", &seen.pid, &gone.run.pid);
         judged(&differences, seen)
@@ -711,10 +700,10 @@ fn ways_to_change_a_directory() {
         matrix(title, "", &ways, |way, gone| {
             let seen = the_one(gone, kind, |_| true)?;
             let mut differences = Differences::default();
-            differences.unless("path", &seen.path_text(), &gone.place.filled(paths[0], ""));
+            differences.unless("path", &seen.path_text(), &filled(&gone.place, paths[0], ""));
             if let Some(second) = paths.get(1) {
                 let told = seen.field("fs.path.target").to_owned();
-                differences.unless("new path", &told, &gone.place.filled(second, ""));
+                differences.unless("new path", &told, &filled(&gone.place, second, ""));
             }
             if kind == EventKind::Symlink {
                 differences.unless("target", &seen.field("evt.arg.target").to_owned(), &"target".to_owned());
@@ -816,7 +805,7 @@ fn ways_to_execute_a_program() {
                 .unwrap()
                 .display()
                 .to_string(),
-            other => gone.place.filled(other, ""),
+            other => filled(&gone.place, other, ""),
         };
         if way.name == "removed file" {
             differences.unless("removed", &image.nlink, &Some(0));

@@ -17,7 +17,6 @@ use std::{
         fd::{AsRawFd as _, RawFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _, process::CommandExt as _},
     },
-    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -32,9 +31,10 @@ use staghound_engine::event::EventKind;
 use staghound_tests::{
     actor_path,
     capture::{Capture, Run, Seen},
-    deadline, in_guest, until,
+    deadline, in_guest,
+    place::Place,
+    until,
 };
-use tempfile::TempDir;
 
 /// What a process does; only calls that are safe after a fork of a program of many threads.
 mod act {
@@ -139,34 +139,16 @@ mod act {
     }
 }
 
-/// A directory with a file, whose opening tells who did it.
-struct Place {
-    _directory: TempDir,
-    path: PathBuf,
+/// A file whose opening tells who did it.
+fn file(place: &Place, name: &str) -> CString {
+    CString::new(place.file(name, 0o644)).unwrap()
 }
 
-impl Place {
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        Self {
-            _directory: directory,
-            path,
-        }
-    }
-
-    fn file(&self, name: &str) -> CString {
-        let path = self.path.join(name);
-        fs::write(&path, name).unwrap();
-        CString::new(path.as_os_str().as_bytes()).unwrap()
-    }
-
-    fn opens<'a>(&self, run: &'a Run) -> Vec<&'a Seen> {
-        let below = self.path.as_os_str().as_bytes();
-        run.of(EventKind::Open)
-            .filter(|seen| seen.path.as_deref().is_some_and(|path| path.starts_with(below)))
-            .collect()
-    }
+fn opens<'a>(place: &Place, run: &'a Run) -> Vec<&'a Seen> {
+    let below = place.path.as_os_str().as_bytes();
+    run.of(EventKind::Open)
+        .filter(|seen| seen.path.as_deref().is_some_and(|path| path.starts_with(below)))
+        .collect()
 }
 
 /// `/bin/true`, of which a copy of this program has done `what` before.
@@ -196,7 +178,7 @@ fn forked(seen: &Seen) -> &staghound_ebpf::Fork {
 #[test]
 fn a_subreaper_is_the_parent_but_not_the_maker() {
     let place = Place::new();
-    let file = place.file("file");
+    let file = file(&place, "file");
     let run = Capture::of_children().run(&mut after(move || {
         act::become_subreaper();
         let subreaper = act::pid();
@@ -210,7 +192,7 @@ fn a_subreaper_is_the_parent_but_not_the_maker() {
         while act::wait(-1) {}
     }));
     assert!(run.status.success(), "{run:#?}");
-    let opens = place.opens(&run);
+    let opens = opens(&place, &run);
     assert_eq!(opens.len(), 1);
     let seen = opens[0];
     assert_eq!(seen.ppid, run.pid, "what the kernel says now");
@@ -227,7 +209,7 @@ fn a_subreaper_is_the_parent_but_not_the_maker() {
 fn sessions_namespaces_credentials_and_descriptors_are_known() {
     const NOBODY: libc::uid_t = 65_534;
     let place = Place::new();
-    let [inner, changed] = ["inner", "changed"].map(|name| place.file(name));
+    let [inner, changed] = ["inner", "changed"].map(|name| file(&place, name));
     let mut command = after(move || {
         act::setsid();
         let made = act::clone3(libc::CLONE_NEWPID, 0, || act::open(&inner));
@@ -241,7 +223,7 @@ fn sessions_namespaces_credentials_and_descriptors_are_known() {
     let mut capture = Capture::of_children();
     let run = capture.run(command.stdin(Stdio::null()));
     assert!(run.status.success(), "{run:#?}");
-    let opens = place.opens(&run);
+    let opens = opens(&place, &run);
     assert_eq!(opens.len(), 2);
 
     let [inner, changed] = [&opens[0].process, &opens[1].process];
@@ -287,14 +269,14 @@ fn sessions_namespaces_credentials_and_descriptors_are_known() {
 #[test]
 fn whoever_makes_a_sibling_is_its_ancestor() {
     let place = Place::new();
-    let file = place.file("file");
+    let file = file(&place, "file");
     let run = Capture::of_children().run(&mut after(move || {
         if act::clone3(libc::CLONE_PARENT, 0, || act::open(&file)) < 0 {
             act::exit(92);
         }
     }));
     assert!(run.status.success(), "{run:#?}");
-    let opens = place.opens(&run);
+    let opens = opens(&place, &run);
     let seen = opens[0];
     act::wait(seen.pid.cast_signed());
     assert_ne!(seen.pid, run.pid);
@@ -305,7 +287,7 @@ fn whoever_makes_a_sibling_is_its_ancestor() {
 #[test]
 fn a_pid_that_is_used_again_is_another_process() {
     let place = Place::new();
-    let files = ["a", "b", "c", "d", "e"].map(|name| place.file(name));
+    let files = ["a", "b", "c", "d", "e"].map(|name| file(&place, name));
     let away = CString::new(place.path.as_os_str().as_bytes()).unwrap();
     let times = files.len();
     let mut capture = Capture::of_children();
@@ -325,7 +307,7 @@ fn a_pid_that_is_used_again_is_another_process() {
         }
     }));
     assert!(run.status.success(), "{run:#?}");
-    let opens = place.opens(&run);
+    let opens = opens(&place, &run);
     let pids: HashSet<u32> = opens.iter().map(|seen| seen.pid).collect();
     let starts: HashSet<u64> = opens.iter().map(|seen| seen.process.start_ns).collect();
     assert_eq!((opens.len(), pids.len(), starts.len()), (times, 1, times));
