@@ -549,6 +549,13 @@ impl Call {
         (unsafe { load::<u64>(self.regs, offset!(regs_number)) } & !X32_BIT) as u32
     }
 
+    /// Whether it was made through the x32 ABI, whose structs in memory are those of 32-bit callers.
+    #[inline(always)]
+    pub(crate) fn is_x32(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { load::<u64>(self.regs, offset!(regs_number)) & X32_BIT != 0 }
+    }
+
     #[inline(always)]
     pub(crate) fn first(&self) -> u64 {
         self.register(offset!(regs_di), offset!(regs_bx))

@@ -175,7 +175,10 @@ fn program_for(number: u64, result: i64) -> Option<u32> {
         return None;
     }
     if constant(&SETTINGS.socket_lengths) != 0
-        && (action == Action::Write as u32 || action == Action::WriteVector as u32 || action == Action::Read as u32)
+        && (action == Action::Write as u32
+            || action == Action::WriteVector as u32
+            || action == Action::Read as u32
+            || action == Action::ReadVector as u32)
     {
         return None;
     }

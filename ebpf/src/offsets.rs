@@ -179,4 +179,11 @@ offsets! {
     request_link_old = "io_link" "oldpath" optional;
     request_link_new = "io_link" "newpath" optional;
     request_connect_address = "io_connect" "addr" optional;
+    request_async = "io_kiocb" "async_data" optional;
+    request_send_buffer = "io_sr_msg" "buf" optional;
+    request_send_len = "io_sr_msg" "len" optional;
+    request_send_address = "io_sr_msg" "addr" optional;
+    async_message_name = "io_async_msghdr" "msg.msg_name" optional;
+    request_write_buffer = "io_rw" "addr" optional;
+    request_write_len = "io_rw" "len" optional;
 }

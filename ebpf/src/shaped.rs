@@ -322,7 +322,7 @@ fn is_telling_ioctl(request: u64) -> bool {
 
 /// Sockets that ordinary programs do not make (include/linux/socket.h).
 #[inline(always)]
-fn is_unusual(family: u64, socket_type: u64, protocol: u64) -> bool {
+pub(crate) fn is_unusual(family: u64, socket_type: u64, protocol: u64) -> bool {
     // KEY, NETLINK apart, PACKET, RDS, CAN, TIPC, BLUETOOTH, ALG, VSOCK, XDP.
     const UNUSUAL: u64 = 1 << 15 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30 | 1 << 31 | 1 << 38 | 1 << 40 | 1 << 44;
     const NETLINK: u64 = 16;

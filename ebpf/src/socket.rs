@@ -7,10 +7,13 @@ use crate::{
     file::{self, Key, Recent},
     in_scope,
     kernel::{Call, File, Task, read},
-    offset, wanted,
+    offset, shaped, wanted,
 };
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_probe_read_user, programs::BtfTracePointContext};
-use core::mem::MaybeUninit;
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_probe_read_user, macros::map, maps::LruHashMap,
+    programs::BtfTracePointContext,
+};
+use core::{mem::MaybeUninit, ptr::read_volatile};
 use staghound_ebpf::{ABSENT, Action, Ended, Ends, Header, Kind, Loss, PAYLOAD_BYTES_MAX, Ring, Socket, flags};
 
 const AF_UNIX: u16 = 1;
@@ -27,6 +30,10 @@ const SOCKET_TYPE: u16 = 0o140_000;
 const MESSAGES_MAX: u32 = 4;
 /// `struct mmsghdr` as 64-bit and 32-bit callers lay it out (include/linux/socket.h).
 const MMSGHDR_BYTES: [u64; 2] = [64, 32];
+/// Where in it the length of what came is.
+const MMSGHDR_LENGTH: [u64; 2] = [56, 28];
+/// Sockets without a peer whose last question is remembered.
+const ASKED_MAX: u32 = 1024;
 
 /// Reads user memory.
 #[inline(always)]
@@ -96,11 +103,36 @@ pub(crate) fn describe(sock: u64, body: &mut Socket) -> Result<(), Loss> {
     Ok(())
 }
 
+/// Whose memory an address lies in.
+#[derive(Clone, Copy)]
+pub(crate) enum Memory {
+    /// That of the process.
+    User,
+    /// The kernel's.
+    Kernel,
+}
+
+impl Memory {
+    #[inline(always)]
+    fn read<T: Copy>(self, address: u64) -> Option<T> {
+        match self {
+            Self::User => read_user(address),
+            Self::Kernel => read(address, 0).ok(),
+        }
+    }
+}
+
 /// Takes the remote end from the address that the process passed; false when it is none of ours.
 #[inline(always)]
 fn take_passed(address: u64, body: &mut Socket) -> bool {
+    take_address(address, Memory::User, body)
+}
+
+/// The same of an address in anybody's memory.
+#[inline(always)]
+fn take_address(address: u64, memory: Memory, body: &mut Socket) -> bool {
     // `struct sockaddr_in`: family, port, address; `struct sockaddr_in6`: family, port, flow, address.
-    let Some(head) = read_user::<[u8; 8]>(address) else {
+    let Some(head) = memory.read::<[u8; 8]>(address) else {
         return false;
     };
     let family = u16::from_ne_bytes([head[0], head[1]]);
@@ -119,7 +151,7 @@ fn take_passed(address: u64, body: &mut Socket) -> bool {
             put_v4(&mut body.remote, address);
         }
     } else if family == AF_INET6 {
-        let Some(remote) = read_user::<[u8; 16]>(address + 8) else {
+        let Some(remote) = memory.read::<[u8; 16]>(address + 8) else {
             return false;
         };
         body.remote = remote;
@@ -131,9 +163,12 @@ fn take_passed(address: u64, body: &mut Socket) -> bool {
 }
 
 /// A call about a socket: as itself, or as `socketcall` wraps it.
+#[derive(Clone, Copy)]
 struct Request {
     action: u32,
     args: [u64; 5],
+    /// Whether pointers and lengths in memory have 32 bits.
+    short: bool,
 }
 
 impl Request {
@@ -144,28 +179,67 @@ impl Request {
             return Some(Self {
                 action,
                 args: [call.first(), call.second(), call.third(), call.fourth(), call.fifth()],
+                short: call.compat || call.is_x32(),
             });
         }
+        // One by one: there are as many as the call needs, and what lies behind them need not be there.
+        let word = |index: u64| u64::from(read_user::<u32>(call.second() + 4 * index).unwrap_or(0));
+        let mut args = [word(0), word(1), word(2), word(3), word(4)];
         // Numbers of `socketcall` (include/uapi/linux/net.h).
         let action = match call.first() {
+            1 => Action::SocketCall,
             2 => Action::Bind,
             3 => Action::Connect,
             4 => Action::Listen,
             5 | 18 => Action::Accept,
+            9 | 11 => Action::SendTo,
+            10 | 12 => Action::ReceiveFrom,
+            16 => Action::SendMsg,
+            17 => Action::ReceiveMsg,
+            19 => Action::ReceiveMmsg,
+            20 => Action::SendMmsg,
             _ => return None,
         };
-        let args: [u32; 5] = read_user(call.second())?;
+        if call.first() == 9 || call.first() == 10 {
+            // `send` and `recv` have no address.
+            args[4] = 0;
+        }
         Some(Self {
             action: action as u32,
-            args: [
-                u64::from(args[0]),
-                u64::from(args[1]),
-                u64::from(args[2]),
-                u64::from(args[3]),
-                u64::from(args[4]),
-            ],
+            args,
+            short: true,
         })
     }
+
+    #[inline(always)]
+    fn does(&self, action: Action) -> bool {
+        self.action == action as u32
+    }
+}
+
+/// `socket`, as `socketcall` wraps it: told as the call of its own that later programs make.
+#[inline(always)]
+fn make(call: &Call, request: &Request) -> Result<(), Loss> {
+    /// `socket` of 32-bit callers (arch/x86/entry/syscalls/syscall_32.tbl).
+    const SOCKET: u32 = 359;
+    let [family, socket_type, protocol, ..] = request.args;
+    if call.result < 0 || !shaped::is_unusual(family, socket_type, protocol) {
+        return Ok(());
+    }
+    let record = Record::<staghound_ebpf::Call>::of_syscall()?;
+    // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
+    unsafe {
+        record.body().write(staghound_ebpf::Call {
+            result: call.result,
+            args: [family, socket_type, protocol, 0, 0, 0],
+            ..staghound_ebpf::Call::default()
+        });
+    }
+    // SAFETY: as above.
+    unsafe { call.describe(Kind::Call, record.header()) };
+    // SAFETY: as above.
+    unsafe { (*record.header()).syscall = SOCKET };
+    record.submit(Ring::Process)
 }
 
 /// `connect`, `bind`, `listen`, `accept`, `accept4`.
@@ -175,6 +249,14 @@ pub(crate) fn state(call: &Call) -> Result<(), Loss> {
         return Ok(());
     };
     let action = request.action;
+    if request.does(Action::SocketCall) {
+        return make(call, &request);
+    } else if request.does(Action::SendTo) || request.does(Action::SendMsg) || request.does(Action::SendMmsg) {
+        return send_as(call, &request);
+    } else if request.does(Action::ReceiveFrom) || request.does(Action::ReceiveMsg) || request.does(Action::ReceiveMmsg)
+    {
+        return receive_as(call, &request);
+    }
     let (kind, descriptor) = if action == Action::Accept as u32 {
         (Kind::Accept, call.result as u32)
     } else if action == Action::Listen as u32 {
@@ -283,8 +365,8 @@ impl Message {
 
     /// From a `struct msghdr`: msg_name, msg_namelen (padded), msg_iov, msg_iovlen.
     #[inline(always)]
-    fn of_header(header: u64, compat: bool) -> Option<Self> {
-        if compat {
+    fn of_header(header: u64, short: bool) -> Option<Self> {
+        if short {
             let [address, _, vectors, count] = read_user::<[u32; 4]>(header)?;
             Self::gathered(u64::from(address), u64::from(vectors), u64::from(count), true)
         } else {
@@ -295,82 +377,212 @@ impl Message {
 
     /// Of the call, by what the table says it is; the `index`th of several.
     #[inline(always)]
-    fn of(call: &Call, action: u32, index: u32) -> Option<Self> {
-        if action == Action::SendTo as u32 || action == Action::ReceiveFrom as u32 {
-            Some(Self::plain(call.fifth(), call.second(), call.third()))
-        } else if action == Action::Write as u32 || action == Action::Read as u32 {
-            Some(Self::plain(0, call.second(), call.third()))
-        } else if action == Action::WriteVector as u32 {
-            Self::gathered(0, call.second(), call.third(), call.compat)
+    fn of(request: &Request, index: u32) -> Option<Self> {
+        let [_, second, third, _, fifth] = request.args;
+        if request.does(Action::SendTo) || request.does(Action::ReceiveFrom) {
+            Some(Self::plain(fifth, second, third))
+        } else if request.does(Action::Write) || request.does(Action::Read) {
+            Some(Self::plain(0, second, third))
+        } else if request.does(Action::WriteVector) || request.does(Action::ReadVector) {
+            Self::gathered(0, second, third, request.short)
         } else {
-            let stride = MMSGHDR_BYTES[usize::from(call.compat)];
-            Self::of_header(call.second() + u64::from(index) * stride, call.compat)
+            let stride = MMSGHDR_BYTES[usize::from(request.short)];
+            Self::of_header(second + u64::from(index) * stride, request.short)
         }
+    }
+
+    /// Leaves of the buffers what came, which was `len` bytes.
+    #[inline(always)]
+    fn cut_to(&mut self, len: u64) {
+        let first = self.parts[0].1.min(len);
+        self.parts[0].1 = first;
+        self.parts[1].1 = self.parts[1].1.min(len - first);
     }
 }
 
 /// `sendto`, `sendmsg`, `sendmmsg`; `write` and `writev` where no other hook shows them.
 #[inline(always)]
 pub(crate) fn send(call: &Call) -> Result<(), Loss> {
-    if call.result < 0 {
-        return Ok(());
-    }
-    match of_file(call.task.file(call.first() as u32)?)? {
-        Some(sock) => sent(call, sock, Record::of_syscall()?),
+    match Request::of(call) {
+        Some(request) => send_as(call, &request),
         None => Ok(()),
     }
 }
 
 #[inline(always)]
-fn sent(call: &Call, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
+fn send_as(call: &Call, request: &Request) -> Result<(), Loss> {
+    if call.result < 0 {
+        return Ok(());
+    }
+    match of_file(call.task.file(request.args[0] as u32)?)? {
+        Some(sock) => sent(call, request, sock, Record::of_syscall()?),
+        None => Ok(()),
+    }
+}
+
+/// Whether what such a socket sends is of interest, whoever it goes to.
+#[inline(always)]
+fn may_tell_sent(body: &Socket) -> bool {
+    let of_internet = body.family == AF_INET || body.family == AF_INET6;
+    let stream = body.protocol == IPPROTO_TCP;
+    of_internet && (!stream || body.remote_port == DNS_PORT || body.remote_port == TLS_PORT)
+}
+
+#[inline(always)]
+fn sent(call: &Call, request: &Request, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
     describe(sock, body)?;
     body.result = call.result as i32;
-    body.descriptor = call.first() as u32;
+    body.descriptor = request.args[0] as u32;
     let peer_port = body.remote_port;
-    let stream = body.protocol == IPPROTO_TCP;
-    if (body.family != AF_INET && body.family != AF_INET6) || (stream && peer_port != DNS_PORT && peer_port != TLS_PORT)
-    {
+    if !may_tell_sent(body) {
         return Ok(());
     }
     // SAFETY: as above.
     unsafe { call.describe(Kind::Send, record.header()) };
-    let action = file::action(call);
-    let many = action == Action::SendMmsg as u32;
+    let many = request.does(Action::SendMmsg);
     for index in 0..MESSAGES_MAX {
         if index > 0 && (!many || i64::from(index) >= call.result) {
             return Ok(());
         }
-        let message = Message::of(call, action, index).ok_or(Loss::ReadFailed)?;
-        // An address that is passed goes before the peer of a connected socket.
-        if message.address != 0 && !stream {
-            if !take_passed(message.address, body) {
-                continue;
-            }
-            record.flag(flags::ADDRESS_PASSED);
-        } else {
-            body.remote_port = peer_port;
-        }
-        record.restart();
-        record.begin();
-        if body.remote_port == DNS_PORT {
-            append_message(&mut record, &message);
-        } else if stream {
-            if !is_client_hello(message.parts[0].0) {
-                continue;
-            }
-            append_message(&mut record, &message);
-        } else if let Recent::Reported = file::recent(call.task, &peer(sock, body)) {
-            continue;
-        }
-        record.end(&raw mut body.data);
-        record.submit(Ring::Process)?;
+        let message = Message::of(request, index).ok_or(Loss::ReadFailed)?;
+        tell_sent(&mut record, call.task, sock, (&message, Memory::User), peer_port)?;
     }
     if many && call.result > i64::from(MESSAGES_MAX) {
         return Err(Loss::MessageSkipped);
     }
     Ok(())
+}
+
+/// Tells of one message, if it is of interest.
+#[inline(always)]
+fn tell_sent(
+    record: &mut Record<Socket>,
+    task: Task,
+    sock: u64,
+    (message, address_in): (&Message, Memory),
+    peer_port: u16,
+) -> Result<(), Loss> {
+    // SAFETY: the body lies in scratch memory, which this program alone uses until it ends.
+    let body = unsafe { &mut *record.body() };
+    let stream = body.protocol == IPPROTO_TCP;
+    // An address that is passed goes before the peer of a connected socket.
+    if message.address != 0 && !stream {
+        if !take_address(message.address, address_in, body) {
+            return Ok(());
+        }
+        record.flag(flags::ADDRESS_PASSED);
+        if body.remote_port == DNS_PORT && peer_port == 0 {
+            note_asked(task, sock, body);
+        }
+    } else {
+        body.remote_port = peer_port;
+    }
+    record.restart();
+    record.begin();
+    if body.remote_port == DNS_PORT {
+        append_message(record, message);
+    } else if stream {
+        if !is_client_hello(message.parts[0].0) {
+            return Ok(());
+        }
+        append_message(record, message);
+    } else if let Recent::Reported = file::recent(task, &peer(sock, body)) {
+        return Ok(());
+    }
+    record.end(&raw mut body.data);
+    record.submit(Ring::Process)
+}
+
+/// What a request of io_uring passes to be sent.
+pub(crate) enum ByRing {
+    /// `struct msghdr` of user space.
+    Header(u64),
+    /// One buffer, its length, and where the address lies, if one is passed.
+    Buffer(u64, u64, u64, Memory),
+}
+
+/// Sends by io_uring, told as they are submitted; `describe_header` writes who did it.
+#[inline(always)]
+pub(crate) fn sent_by_ring(
+    task: Task,
+    sock: u64,
+    descriptor: u32,
+    what: &ByRing,
+    describe_header: impl FnOnce(*mut Header),
+) -> Result<(), Loss> {
+    let mut record = Record::<Socket>::of_request()?;
+    // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
+    let body = unsafe { &mut *record.body() };
+    describe(sock, body)?;
+    body.descriptor = descriptor;
+    if !may_tell_sent(body) {
+        return Ok(());
+    }
+    describe_header(record.header());
+    let peer_port = body.remote_port;
+    let (message, address_in) = match *what {
+        ByRing::Header(header) => (
+            Message::of_header(header, task.is_compat()).ok_or(Loss::ReadFailed)?,
+            Memory::User,
+        ),
+        ByRing::Buffer(buffer, len, address, address_in) => (Message::plain(address, buffer, len), address_in),
+    };
+    tell_sent(&mut record, task, sock, (&message, address_in), peer_port)
+}
+
+/// Whom a socket without a peer asked for a name.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Asked {
+    remote: [u8; 16],
+    /// Thread group that asked: the memory of the socket may be another's by now.
+    pid: u32,
+    reserved: u32,
+}
+
+/// By socket: of whoever receives without asking for the address, the kernel keeps none.
+#[map]
+static ASKED: LruHashMap<u64, Asked> = LruHashMap::with_max_entries(ASKED_MAX, 0);
+
+#[inline(always)]
+fn note_asked(task: Task, sock: u64, body: &Socket) {
+    let asked = Asked {
+        remote: body.remote,
+        pid: task.pid(),
+        reserved: 0,
+    };
+    if ASKED.insert(sock, asked, 0).is_err() {
+        emit::count(Loss::MessageSkipped);
+    }
+}
+
+/// Whether the process has asked for a name by a socket without a peer.
+#[inline(always)]
+fn has_asked(task: Task, sock: u64) -> bool {
+    // A number is compared, not the pointer: the verifier lets nobody count with that.
+    let pid = ASKED.get_ptr(sock).map_or(0, |asked| {
+        // SAFETY: a valid map value.
+        unsafe { read_volatile(&raw const (*asked).pid) }
+    });
+    pid == task.pid()
+}
+
+/// Takes the remote end from the last question that the socket asked; false when it asked none.
+#[inline(always)]
+fn take_asked(task: Task, sock: u64, body: &mut Socket) -> bool {
+    let Some(asked) = ASKED.get_ptr(sock) else {
+        return false;
+    };
+    // SAFETY: a valid map value.
+    let asked = unsafe { asked.read() };
+    if asked.pid != task.pid() {
+        return false;
+    }
+    body.remote = asked.remote;
+    body.remote_port = DNS_PORT;
+    true
 }
 
 /// Datagrams of one socket to one peer are equal.
@@ -403,65 +615,95 @@ fn is_client_hello(buffer: u64) -> bool {
     head[0] == 0x16 && head[1] == 3 && head[5] == 1
 }
 
-/// `recvfrom`, `recvmsg`; `read` where no other hook shows it. For what comes from port 53.
+/// `recvfrom`, `recvmsg`, `recvmmsg`; `read` and `readv` where no other hook shows them. For what comes from port 53.
 #[inline(always)]
 pub(crate) fn receive(call: &Call) -> Result<(), Loss> {
-    if call.result <= 0 {
-        return Ok(());
-    }
-    match of_file(call.task.file(call.first() as u32)?)? {
-        Some(sock) => received(call, sock, Record::of_syscall()?),
+    match Request::of(call) {
+        Some(request) => receive_as(call, &request),
         None => Ok(()),
     }
 }
 
 #[inline(always)]
-fn received(call: &Call, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
+fn receive_as(call: &Call, request: &Request) -> Result<(), Loss> {
+    if call.result <= 0 {
+        return Ok(());
+    }
+    match of_file(call.task.file(request.args[0] as u32)?)? {
+        Some(sock) => received(call, request, sock, Record::of_syscall()?),
+        None => Ok(()),
+    }
+}
+
+#[inline(always)]
+fn received(call: &Call, request: &Request, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
     let family: u16 = read(sock, offset!(sock_family))?;
     if family != AF_INET && family != AF_INET6 {
         return Ok(());
     }
     let peer_port = u16::from_be(read(sock, offset!(sock_remote_port))?);
-    let passed = peer_port == 0;
-    if !passed && peer_port != DNS_PORT {
+    let connected = peer_port != 0;
+    if connected && peer_port != DNS_PORT {
         return Ok(());
     }
-    let mut message = Message::of(call, file::action(call), 0).ok_or(Loss::ReadFailed)?;
+    let many = request.does(Action::ReceiveMmsg);
+    let has_asked = !connected && has_asked(call.task, sock);
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    describe(sock, body)?;
-    body.result = call.result as i32;
-    body.descriptor = call.first() as u32;
-    // SAFETY: as above.
-    unsafe { call.describe(Kind::Receive, record.header()) };
-    if passed {
-        if message.address == 0 || !take_passed(message.address, body) || body.remote_port != DNS_PORT {
+    body.identity = 0;
+    for index in 0..MESSAGES_MAX {
+        if index > 0 && (!many || i64::from(index) >= call.result) {
             return Ok(());
         }
-        record.flag(flags::ADDRESS_PASSED);
+        let mut message = Message::of(request, index).ok_or(Loss::ReadFailed)?;
+        if !connected && message.address == 0 && !has_asked {
+            continue;
+        }
+        if body.identity == 0 {
+            describe(sock, body)?;
+            body.result = call.result as i32;
+            body.descriptor = request.args[0] as u32;
+            // SAFETY: as above.
+            unsafe { call.describe(Kind::Receive, record.header()) };
+        }
+        if !connected {
+            let told = message.address != 0 && take_address(message.address, Memory::User, body);
+            if !told && !take_asked(call.task, sock, body) || body.remote_port != DNS_PORT {
+                continue;
+            }
+            record.flag(flags::ADDRESS_PASSED);
+        }
+        // The buffers are larger than what came.
+        message.cut_to(if many {
+            let at = MMSGHDR_LENGTH[usize::from(request.short)]
+                + u64::from(index) * MMSGHDR_BYTES[usize::from(request.short)];
+            u64::from(read_user::<u32>(request.args[1] + at).ok_or(Loss::ReadFailed)?)
+        } else {
+            call.result as u64
+        });
+        record.restart();
+        record.begin();
+        append_message(&mut record, &message);
+        record.end(&raw mut body.data);
+        record.submit(Ring::Process)?;
     }
-    // The buffer is larger than what came.
-    let came = call.result as u64;
-    if message.parts[0].1 > came {
-        message.parts[0].1 = came;
+    // Whether the others are answers nobody knows, unless the socket has asked.
+    if many && call.result > i64::from(MESSAGES_MAX) && (connected || has_asked) {
+        return Err(Loss::MessageSkipped);
     }
-    message.parts[1] = (0, 0);
-    record.begin();
-    append_message(&mut record, &message);
-    record.end(&raw mut body.data);
-    record.submit(Ring::Process)
+    Ok(())
 }
 
 /// `sock_send_length(sk, ret, flags)`, since 6.3: whatever reached a socket by other calls than those of sockets.
 #[inline(always)]
 pub(crate) fn sent_otherwise(ctx: &BtfTracePointContext) -> Result<(), Loss> {
-    other_way(ctx, sent, Action::Write, Action::WriteVector)
+    other_way(ctx, sent, [Action::Write, Action::WriteVector], false)
 }
 
 /// `sock_recv_length(sk, ret, flags)`, likewise.
 #[inline(always)]
 pub(crate) fn received_otherwise(ctx: &BtfTracePointContext) -> Result<(), Loss> {
-    other_way(ctx, received, Action::Read, Action::Read)
+    other_way(ctx, received, [Action::Read, Action::ReadVector], true)
 }
 
 /// The first argument of a tracepoint as a bare address, which the verifier lets us count with.
@@ -473,9 +715,9 @@ fn first_argument(ctx: &BtfTracePointContext) -> Result<u64, Loss> {
 #[inline(always)]
 fn other_way(
     ctx: &BtfTracePointContext,
-    look: fn(&Call, u64, Record<Socket>) -> Result<(), Loss>,
-    one: Action,
-    other: Action,
+    look: fn(&Call, &Request, u64, Record<Socket>) -> Result<(), Loss>,
+    actions: [Action; 2],
+    receives: bool,
 ) -> Result<(), Loss> {
     let sock = first_argument(ctx)?;
     let result = i64::from(ctx.arg::<i32>(1));
@@ -483,15 +725,20 @@ fn other_way(
         return Ok(());
     }
     let port = u16::from_be(read(sock, offset!(sock_remote_port))?);
-    if port != DNS_PORT && port != TLS_PORT {
+    // One without a peer may have asked for a name.
+    let may_tell =
+        port == DNS_PORT || !receives && port == TLS_PORT || receives && port == 0 && has_asked(Task::current(), sock);
+    if !may_tell {
         return Ok(());
     }
     let call = Call::of_current(result);
-    let action = file::action(&call);
-    if (action != one as u32 && action != other as u32) || !wanted(call.task.pid()) {
+    let Some(request) = Request::of(&call) else {
+        return Ok(());
+    };
+    if !actions.into_iter().any(|action| request.does(action)) || !wanted(call.task.pid()) {
         return Ok(());
     }
-    look(&call, sock, Record::of_socket()?)
+    look(&call, &request, sock, Record::of_socket()?)
 }
 
 #[repr(C)]

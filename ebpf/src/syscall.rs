@@ -55,6 +55,10 @@ pub enum Action {
     Read = 21,
     /// `socketcall(call, arguments)` of 32-bit callers.
     SocketCall = 22,
+    /// `recvmmsg(socket, messages, count, flags, timeout)`, from port 53.
+    ReceiveMmsg = 23,
+    /// `readv(descriptor, vectors, count)`, from port 53.
+    ReadVector = 24,
     /// Whatever else: by its [`crate::Shape`]. The numbers from here on are shapes, not programs.
     Call = 32,
 }

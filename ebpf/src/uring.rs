@@ -6,24 +6,31 @@ use crate::{
     emit::Record,
     file::{self, CWD, Key, Name, Recent},
     kernel::{Task, read},
-    offset, path, socket, wanted,
+    offset, path,
+    socket::{self, ByRing, Memory},
+    wanted,
 };
 use aya_ebpf::programs::BtfTracePointContext;
 use core::ptr::read_volatile;
 use staghound_ebpf::{
-    Call, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, URING_OPCODES_MAX, file_mode, flags,
+    ABSENT, Call, Header, Kind, Loss, Open, PathChange, Ring, Socket, Span, URING_OPCODES_MAX, file_mode, flags,
 };
 
 /// Opcodes (`enum io_uring_op`, include/uapi/linux/io_uring.h).
 mod opcode {
+    pub(super) const SENDMSG: u32 = 9;
     pub(super) const CONNECT: u32 = 16;
     pub(super) const OPENAT: u32 = 18;
+    pub(super) const WRITE: u32 = 23;
+    pub(super) const SEND: u32 = 26;
     pub(super) const OPENAT2: u32 = 28;
     pub(super) const RENAMEAT: u32 = 35;
     pub(super) const UNLINKAT: u32 = 36;
     pub(super) const MKDIRAT: u32 = 37;
     pub(super) const SYMLINKAT: u32 = 38;
     pub(super) const LINKAT: u32 = 39;
+    pub(super) const SEND_ZC: u32 = 47;
+    pub(super) const SENDMSG_ZC: u32 = 48;
 }
 
 /// `O_CREAT`.
@@ -31,6 +38,8 @@ const O_CREAT: u32 = 0o100;
 /// `REQ_F_FIXED_FILE`: the descriptor is a place in the ring's own table.
 const FIXED_FILE: u64 = 1;
 const IPPROTO_TCP: u16 = 6;
+/// Numbers of the native `write`, `sendmsg` and `sendto` (arch/x86/entry/syscalls/syscall_64.tbl).
+const CALLS: [u32; 3] = [1, 46, 44];
 
 /// A request, and who makes it.
 struct Request {
@@ -97,6 +106,10 @@ pub(crate) fn submitted(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         opcode::OPENAT | opcode::OPENAT2 | opcode::RENAMEAT => named(&request, opcode),
         opcode::UNLINKAT | opcode::MKDIRAT | opcode::SYMLINKAT | opcode::LINKAT => named(&request, opcode),
         opcode::CONNECT => connect(&request),
+        opcode::SEND | opcode::SEND_ZC | opcode::SENDMSG | opcode::SENDMSG_ZC | opcode::WRITE => {
+            send_message(&request, opcode)?;
+            other(&request, opcode)
+        }
         _ => other(&request, opcode),
     }
 }
@@ -270,6 +283,64 @@ fn connect(request: &Request) -> Result<(), Loss> {
     record.flag(flags::ADDRESS_PASSED);
     socket::append_passed(&mut record, address, 110)?;
     record.submit(Ring::Process)
+}
+
+/// What goes to another host, as by the calls that do the same.
+#[inline(always)]
+fn send_message(request: &Request, opcode: u32) -> Result<(), Loss> {
+    let absent = |offset: usize| offset == ABSENT as usize;
+    if read::<u64>(request.address, offset!(request_flags))? & FIXED_FILE != 0 || absent(offset!(request_send_buffer)) {
+        return Ok(());
+    }
+    let descriptor: u32 = read(request.address, offset!(request_descriptor))?;
+    let Ok(file) = request.task.file(descriptor) else {
+        return Ok(());
+    };
+    let Some(sock) = socket::of_file(file)? else {
+        return Ok(());
+    };
+    let call;
+    let what = if opcode == opcode::WRITE {
+        call = CALLS[0];
+        if absent(offset!(request_write_buffer)) {
+            return Ok(());
+        }
+        let buffer = read(request.address, offset!(request_write_buffer))?;
+        let len: u32 = read(request.address, offset!(request_write_len))?;
+        ByRing::Buffer(buffer, u64::from(len), 0, Memory::User)
+    } else if opcode == opcode::SENDMSG || opcode == opcode::SENDMSG_ZC {
+        call = CALLS[1];
+        ByRing::Header(read(request.address, offset!(request_send_buffer))?)
+    } else {
+        call = CALLS[2];
+        let buffer = read(request.address, offset!(request_send_buffer))?;
+        let len: u32 = read(request.address, offset!(request_send_len))?;
+        // Until 6.12 the address is left where it was passed; since then the kernel has copied it by now.
+        let (address, memory) = if !absent(offset!(request_send_address)) {
+            (read(request.address, offset!(request_send_address))?, Memory::User)
+        } else {
+            (copied_address(request)?, Memory::Kernel)
+        };
+        ByRing::Buffer(buffer, u64::from(len), address, memory)
+    };
+    socket::sent_by_ring(request.task, sock, descriptor, &what, |header| {
+        // SAFETY: the header lies in scratch memory.
+        unsafe { request.describe(Kind::Send, header) };
+        // SAFETY: as above.
+        unsafe { (*header).syscall = call };
+    })
+}
+
+/// Where the kernel has put the address that a request to send passes; 0 for none.
+#[inline(always)]
+fn copied_address(request: &Request) -> Result<u64, Loss> {
+    if offset!(request_async) == ABSENT as usize || offset!(async_message_name) == ABSENT as usize {
+        return Ok(0);
+    }
+    match read::<u64>(request.address, offset!(request_async))? {
+        0 => Ok(0),
+        message => read(message, offset!(async_message_name)),
+    }
 }
 
 /// Whatever else: the opcode and the file that it is about.

@@ -1025,8 +1025,15 @@ fn ways_to_ask_for_a_name() {
         networked(
             "int 0x80: socketcall",
             &udp(&format!("int80:102 11 i=$3,@1,{len},0,@3,16")),
-        )
-        .unseen("of socketcall only what changes a socket is looked at"),
+        ),
+        networked(
+            "int 0x80: socketcall, sendmsg",
+            &format!("!socket 2 2 0 + getpid x={question} i=@1,{len} {to} i=@3,16,@2,1,0,0,0 + int80:102 16 i=$3,@4,0"),
+        ),
+        networked(
+            "int 0x80, connected: socketcall, send",
+            &connected(&format!("int80:102 9 i=$3,@2,{len},0")),
+        ),
         networked(
             "int 0x80, connected: write",
             &connected(&format!("int80:4 $3 @2 {len}")),
@@ -1036,6 +1043,34 @@ fn ways_to_ask_for_a_name() {
         networked("TCP: writev", &tcp("writev $6 @4 1")),
         networked("TCP: send", &tcp(&format!("sendto $6 @3 {stream_len} 0 0 0"))),
         networked("TCP: sendmsg", &tcp("sendmsg $6 v=0,0,@4,1,0,0,0 0")),
+        networked(
+            "io_uring: send to an address",
+            &udp(&format!("uring send fd=$3 addr=@1 len={len} addr2=@3 addr_len=16")),
+        ),
+        networked("io_uring: sendmsg", &udp("uring sendmsg fd=$3 addr=v=@3,16,@2,1,0,0,0")),
+        networked(
+            "io_uring, connected: send",
+            &connected(&format!("uring send fd=$3 addr=@2 len={len}")),
+        ),
+        networked(
+            "io_uring, connected: send by a worker",
+            &connected(&format!("uring send flags=16 fd=$3 addr=@2 len={len}")),
+        ),
+        networked(
+            "io_uring, connected: write",
+            &connected(&format!("uring write fd=$3 addr=@2 len={len}")),
+        ),
+        networked(
+            "io_uring, TCP: send",
+            &tcp(&format!("uring send fd=$6 addr=@3 len={stream_len}")),
+        ),
+        networked(
+            "io_uring: send of a registered socket",
+            &connected(&format!(
+                "!io_uring_register ring 2 i=$3 1 + uring send flags=1 fd=0 addr=@2 len={len}"
+            )),
+        )
+        .unseen("the ring's own table is not read; that something was sent is told as io_uring_enter"),
     ];
     matrix("asking for a name", "", &ways, |way, gone| {
         let seen = the_one(gone, EventKind::Send, |_| true)?;
@@ -1070,7 +1105,17 @@ fn ways_to_be_told_an_address() {
         format!(
             "!socket 2 2 0 + !bind $3 a=127.0.0.1:53 16 + !socket 2 2 0 + !bind $5 a=127.0.0.1:5353 16 + \
              !connect $5 a=127.0.0.1:53 16 + !sendto $3 x={answer} {len} 0 a=127.0.0.1:5353 16 + \
-             getpid z=512 v=@6,512 + {script}"
+             getpid z=512 v=@6,512 z=512 + {script}"
+        )
+    };
+    // Here the client has asked.
+    let question = question();
+    let question_len = question.len() / 2;
+    let asked = |script: &str| {
+        format!(
+            "!socket 2 2 0 + !bind $3 a=127.0.0.1:53 16 + !socket 2 2 0 + !bind $5 a=127.0.0.1:5353 16 + \
+             !sendto $5 x={question} {question_len} 0 a=127.0.0.1:53 16 + \
+             !sendto $3 x={answer} {len} 0 a=127.0.0.1:5353 16 + getpid z=512 v=@7,512 + {script}"
         )
     };
     let tcp = |script: &str| {
@@ -1082,20 +1127,45 @@ fn ways_to_be_told_an_address() {
     };
     let ways = [
         networked("UDP: recvfrom", &udp("recvfrom $5 @5 512 0 @7 i=16")),
-        networked("UDP: recvfrom without address", &udp("recvfrom $5 @5 512 0 0 0"))
-            .unseen("the kernel keeps no address of an unconnected socket's peer"),
+        networked("UDP: recvfrom without address", &asked("recvfrom $5 @7 512 0 0 0")),
+        networked("UDP: recvmsg without address", &asked("recvmsg $5 v=0,0,@8,1,0,0,0 0")),
+        networked(
+            "UDP: recvmmsg without address",
+            &asked("recvmmsg $5 v=0,0,@8,1,0,0,0,0 1 0 0"),
+        ),
+        networked("UDP: read without a peer", &asked("read $5 @7 512")),
+        networked(
+            "UDP: recvfrom without address and question",
+            &udp("recvfrom $5 @5 512 0 0 0"),
+        )
+        .unseen("the kernel keeps no address of an unconnected socket's peer, and the socket asked nobody"),
         networked("UDP: recvmsg", &udp("recvmsg $5 v=@7,16,@6,1,0,0,0 0")),
-        networked("UDP: recvmmsg", &udp("recvmmsg $5 v=@7,16,@6,1,0,0,0,0 1 0 0"))
-            .unseen("batches of answers are not looked at"),
+        networked("UDP: recvmmsg", &udp("recvmmsg $5 v=@7,16,@6,1,0,0,0,0 1 0 0")),
+        networked(
+            "UDP, connected: recvmmsg",
+            &connected("recvmmsg $5 v=0,0,@7,1,0,0,0,0 1 0 0"),
+        ),
+        networked("UDP, connected: readv", &connected("readv $5 @7 1")),
+        networked(
+            "UDP, connected: readv into two buffers",
+            &connected("readv $5 v=@6,5,@8,500 2"),
+        ),
         networked("UDP, connected: read", &connected("read $5 @6 512")),
         networked("UDP, connected: recv", &connected("recvfrom $5 @6 512 0 0 0")),
         networked("int 0x80: recvfrom", &udp("int80:371 $5 @5 512 0 @7 i=16")),
-        networked("int 0x80: socketcall", &udp("int80:102 12 i=$5,@5,512,0,@7,i=16"))
-            .unseen("of socketcall only what changes a socket is looked at"),
-        networked("x32: recvfrom", &udp("x32:#517 $5 @5 512 0 0 0")),
+        networked("int 0x80: socketcall", &udp("int80:102 12 i=$5,@5,512,0,@7,i=16")),
+        networked("int 0x80: socketcall, recv", &asked("int80:102 10 i=$5,@7,512,0")),
+        networked(
+            "int 0x80: recvmmsg",
+            &asked("getpid i=@7,512 + int80:337 $5 i=0,0,@9,1,0,0,0,0 1 0 0"),
+        ),
+        networked("x32: recvfrom", &asked("x32:#517 $5 @7 512 0 0 0")),
         networked("TCP: read", &tcp("read $6 @4 512")),
         networked("TCP: recv", &tcp("recvfrom $6 @4 512 0 0 0")),
         networked("TCP: recvmsg", &tcp("recvmsg $6 v=0,0,@5,1,0,0,0 0")),
+        networked("TCP: readv", &tcp("readv $6 @5 1")),
+        networked("io_uring: recv", &connected("uring recv fd=$5 addr=@6 len=512"))
+            .unseen("a request to receive tells nothing when it is made, and its end is no call"),
     ];
     matrix("being told an address", "", &ways, |way, gone| {
         let seen = the_one(gone, EventKind::Receive, |_| true)?;
@@ -1105,6 +1175,8 @@ fn ways_to_be_told_an_address() {
             &seen.field("dns.qname").to_owned(),
             &"some.host.example".to_owned(),
         );
+        let remote = seen.ends.and_then(|ends| ends.remote);
+        differences.unless("remote", &remote, &Some("127.0.0.1:53".parse().unwrap()));
         differences.unless(
             "answer",
             &seen.field("dns.answer").to_owned(),

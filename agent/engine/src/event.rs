@@ -160,7 +160,7 @@ impl EventKind {
             Self::Accept => &["accept", "accept4"],
             Self::Send => &["sendto", "sendmsg", "sendmmsg", "write", "writev"],
             Self::Bind => &["bind"],
-            Self::Receive => &["recvfrom", "recvmsg", "recvmmsg", "read"],
+            Self::Receive => &["recvfrom", "recvmsg", "recvmmsg", "read", "readv"],
             Self::SocketEnd => &["close"],
             Self::Socket => &["socket"],
             Self::Duplicate => &["dup", "dup2", "dup3", "fcntl"],

@@ -720,7 +720,10 @@ mod tests {
             "writev",
             "recvfrom",
             "recvmsg",
+            "recvmmsg",
+            "recvmmsg_time64",
             "read",
+            "readv",
             "socketcall",
         ];
         let rows: HashMap<&str, &[Argument]> = ROWS.iter().copied().collect();

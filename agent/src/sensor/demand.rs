@@ -68,8 +68,7 @@ fn wants_call(demand: &Demand, call: &'static str) -> bool {
     is_always_recorded(call)
         || demand.wants(syscalls::spoken(call))
         || match call {
-            "read" => any(&RECEIVED),
-            "recvfrom" | "recvmsg" => any(&RECEIVED),
+            "read" | "readv" | "recvfrom" | "recvmsg" | "recvmmsg" | "recvmmsg_time64" => any(&RECEIVED),
             "connect" | "accept" | "accept4" => demand.wants("close"),
             "socketcall" => any(&SOCKET_CALLS) || demand.wants("close"),
             "stime" => demand.wants("settimeofday"),
@@ -340,7 +339,7 @@ mod tests {
             .flat_map(|kind| kind.event_types().iter().copied())
             .collect();
         for call in syscalls::names() {
-            let kept = matches!(call, "chdir" | "fchdir" | "read" | "socketcall" | "stime");
+            let kept = matches!(call, "chdir" | "fchdir" | "socketcall" | "stime");
             assert!(kept || known.contains(&syscalls::spoken(call)), "{call}");
         }
         let kinds = KINDS_ALWAYS.iter().flat_map(|kind| kind.event_types()).copied();

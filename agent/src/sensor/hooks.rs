@@ -191,7 +191,13 @@ pub(super) const PROGRAMS: [Program; 31] = [
     syscall(
         "socket_receive",
         "socket_receive_perf",
-        &[Action::ReceiveFrom, Action::ReceiveMsg, Action::Read],
+        &[
+            Action::ReceiveFrom,
+            Action::ReceiveMsg,
+            Action::ReceiveMmsg,
+            Action::Read,
+            Action::ReadVector,
+        ],
     ),
     syscall("call", "call_perf", &[Action::Call]),
     syscall(DISPATCHER, "sys_exit_perf", &[]),

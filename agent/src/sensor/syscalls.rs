@@ -100,7 +100,10 @@ const SYSCALLS: &[Syscall] = &[
     all("writev", Own(Action::WriteVector), 20, 146, 516),
     all("recvfrom", Own(Action::ReceiveFrom), 45, 371, 517),
     all("recvmsg", Own(Action::ReceiveMsg), 47, 372, 519),
+    all("recvmmsg", Own(Action::ReceiveMmsg), 299, 337, 537),
+    compat("recvmmsg_time64", Own(Action::ReceiveMmsg), 417),
     both("read", Own(Action::Read), 0, 3),
+    all("readv", Own(Action::ReadVector), 19, 145, 515),
     compat("socketcall", Own(Action::SocketCall), 102),
     both("mkdir", Shaped(PLAIN.path(1)), 83, 39),
     both("mkdirat", Shaped(PLAIN.path_at(1, 2)), 258, 296),
@@ -433,6 +436,7 @@ pub fn spoken(spelled: &'static str) -> &'static str {
         "sendfile64" => "sendfile",
         "utimensat_time64" => "utimensat",
         "clock_settime64" => "clock_settime",
+        "recvmmsg_time64" => "recvmmsg",
         "fchmodat2" => "fchmodat",
         other => other,
     }

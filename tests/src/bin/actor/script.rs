@@ -68,7 +68,7 @@ const NUMBERS: &[(&str, c_long)] = numbers![
     "pidfd_open" SYS_pidfd_open "pidfd_send_signal" SYS_pidfd_send_signal "pipe2" SYS_pipe2 "pivot_root" SYS_pivot_root
     "pkey_mprotect" SYS_pkey_mprotect "prctl" SYS_prctl "process_madvise" SYS_process_madvise
     "process_vm_readv" SYS_process_vm_readv "process_vm_writev" SYS_process_vm_writev "ptrace" SYS_ptrace
-    "quotactl" SYS_quotactl "read" SYS_read "reboot" SYS_reboot "recvfrom" SYS_recvfrom "recvmmsg" SYS_recvmmsg
+    "quotactl" SYS_quotactl "read" SYS_read "readv" SYS_readv "reboot" SYS_reboot "recvfrom" SYS_recvfrom "recvmmsg" SYS_recvmmsg
     "recvmsg" SYS_recvmsg "removexattr" SYS_removexattr "rename" SYS_rename "renameat" SYS_renameat "renameat2" SYS_renameat2
     "request_key" SYS_request_key "rmdir" SYS_rmdir "rt_sigqueueinfo" SYS_rt_sigqueueinfo
     "rt_tgsigqueueinfo" SYS_rt_tgsigqueueinfo "sendfile" SYS_sendfile "sendmmsg" SYS_sendmmsg "sendmsg" SYS_sendmsg

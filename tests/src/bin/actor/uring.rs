@@ -52,6 +52,7 @@ const MEMBERS: &[(&str, usize, usize)] = &[
     ("op_flags", 28, 4),
     ("file_index", 44, 4),
     ("splice_fd_in", 44, 4),
+    ("addr_len", 44, 2),
     ("addr3", 48, 8),
 ];
 
