@@ -162,7 +162,7 @@ fn kernel() -> Check {
 }
 
 fn btf() -> Check {
-    match offsets::of_running_kernel() {
+    match offsets::KernelTypes::of_running_kernel() {
         Ok(_) => check("type information (BTF)", Status::Good, offsets::VMLINUX),
         Err(error) => check("type information (BTF)", Status::Bad, error.to_string()),
     }

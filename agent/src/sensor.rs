@@ -9,6 +9,7 @@ mod demand;
 mod hooks;
 mod load;
 mod losses;
+mod object;
 pub mod offsets;
 mod pin;
 mod ring;

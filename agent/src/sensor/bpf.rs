@@ -1,10 +1,10 @@
-//! The few calls of bpf(2) that aya does not have, or has only for objects that it made itself.
+//! The calls of bpf(2) that aya does not have, has only for objects that it made itself, or makes with more ado.
 //!
 //! Layouts are those of `union bpf_attr` and of the `bpf_*_info` structs (include/uapi/linux/bpf.h), which are ABI.
 
 use std::{
-    ffi::CString,
-    io,
+    ffi::{CStr, CString},
+    fmt, io,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
@@ -12,12 +12,17 @@ use std::{
     path::Path,
 };
 
+use aya_obj::generated::bpf_insn;
+
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
+const BPF_BTF_LOAD: libc::c_long = 18;
+const BPF_MAP_FREEZE: libc::c_long = 22;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 
@@ -29,6 +34,218 @@ const PERF_ATTR_BYTES: u32 = 64;
 const PERF_FLAG_FD_CLOEXEC: libc::c_long = 8;
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
+
+/// What a program is to the kernel: `enum bpf_prog_type`, `enum bpf_attach_type`, and the type of its hook.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramType {
+    program: u32,
+    attach: u32,
+    hook: u32,
+}
+
+impl ProgramType {
+    /// For a perf event of a tracepoint.
+    pub(super) const EVENT: Self = Self {
+        program: 5,
+        attach: 0,
+        hook: 0,
+    };
+
+    /// For the tracepoint of this type.
+    pub(super) const fn tracepoint(hook: u32) -> Self {
+        Self {
+            program: 26,
+            attach: 23,
+            hook,
+        }
+    }
+
+    /// For the LSM hook of this type.
+    pub(super) const fn lsm(hook: u32) -> Self {
+        Self {
+            program: 29,
+            attach: 27,
+            hook,
+        }
+    }
+}
+
+/// Records that tell of a program's functions or lines.
+pub(super) struct Told {
+    pub(super) bytes: Vec<u8>,
+    pub(super) record_bytes: usize,
+}
+
+impl Told {
+    fn count(&self) -> io::Result<u32> {
+        u32::try_from(self.bytes.len().checked_div(self.record_bytes).unwrap_or(0)).map_err(io::Error::other)
+    }
+}
+
+/// A program as the kernel takes it.
+pub(super) struct Code<'a> {
+    pub(super) name: &'a str,
+    pub(super) instructions: &'a [bpf_insn],
+    pub(super) license: &'a CStr,
+    /// Its type information, and what that says of its functions and lines.
+    pub(super) types: Option<(BorrowedFd<'a>, &'a Told, &'a Told)>,
+}
+
+/// That the kernel did not load a program, and what its verifier said.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) error: io::Error,
+    log: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.error, self.log)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self {
+            error,
+            log: String::new(),
+        }
+    }
+}
+
+/// Loads a program. A log costs time, so the verifier writes one only when asked again.
+pub(super) fn load(code: &Code<'_>, program_type: ProgramType) -> Result<OwnedFd, Refusal> {
+    const LOG_BYTES: usize = 1 << 20;
+    match load_with(code, program_type, &mut []) {
+        Ok(program) => Ok(program),
+        Err(_) => {
+            let mut log = vec![0; LOG_BYTES];
+            load_with(code, program_type, &mut log).map_err(|error| {
+                let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+                let log = String::from_utf8_lossy(&log[..end]).into_owned();
+                Refusal { error, log }
+            })
+        }
+    }
+}
+
+fn load_with(code: &Code<'_>, program_type: ProgramType, log: &mut [u8]) -> io::Result<OwnedFd> {
+    /// `BPF_LOG_STATS`: what was wrong and how much was looked at, not every instruction.
+    const LOG_LEVEL: u32 = 4;
+    /// The kernel gives up when a signal comes; nobody sends that many.
+    const ATTEMPTS: u32 = 5;
+    #[repr(C)]
+    struct Request {
+        program_type: u32,
+        instructions_count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_bytes: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        attach_type: u32,
+        types: u32,
+        function_record_bytes: u32,
+        functions: u64,
+        functions_count: u32,
+        line_record_bytes: u32,
+        lines: u64,
+        lines_count: u32,
+        attach_to: u32,
+        attach_to_object: u32,
+        reserved: u32,
+    }
+    let mut name = [0; 16];
+    for (to, from) in name[..15].iter_mut().zip(code.name.bytes()) {
+        *to = from;
+    }
+    let mut request = Request {
+        program_type: program_type.program,
+        instructions_count: u32::try_from(code.instructions.len()).map_err(io::Error::other)?,
+        instructions: code.instructions.as_ptr() as u64,
+        license: code.license.as_ptr() as u64,
+        log_level: if log.is_empty() { 0 } else { LOG_LEVEL },
+        log_bytes: u32::try_from(log.len()).map_err(io::Error::other)?,
+        log: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
+        kernel_version: 0,
+        flags: 0,
+        name,
+        interface: 0,
+        attach_type: program_type.attach,
+        types: 0,
+        function_record_bytes: 0,
+        functions: 0,
+        functions_count: 0,
+        line_record_bytes: 0,
+        lines: 0,
+        lines_count: 0,
+        attach_to: program_type.hook,
+        attach_to_object: 0,
+        reserved: 0,
+    };
+    if let Some((types, functions, lines)) = code.types {
+        request.types = number(types.as_raw_fd())?;
+        request.function_record_bytes = u32::try_from(functions.record_bytes).map_err(io::Error::other)?;
+        request.functions = functions.bytes.as_ptr() as u64;
+        request.functions_count = functions.count()?;
+        request.line_record_bytes = u32::try_from(lines.record_bytes).map_err(io::Error::other)?;
+        request.lines = lines.bytes.as_ptr() as u64;
+        request.lines_count = lines.count()?;
+    }
+    let mut attempt = 1;
+    loop {
+        match bpf(BPF_PROG_LOAD, &mut request) {
+            Ok(program) => return Ok(descriptor(program)),
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Tries whether the kernel lets this process load a program for the LSM hook of this type.
+pub(super) fn may_load_lsm(hook: u32) -> io::Result<()> {
+    let instruction = |code: u8| bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    };
+    let code = Code {
+        name: "may_load",
+        // r0 = 0; exit
+        instructions: &[instruction(0xb7), instruction(0x95)],
+        license: c"GPL",
+        types: None,
+    };
+    load_with(&code, ProgramType::lsm(hook), &mut []).map(drop)
+}
+
+/// Loads type information.
+pub(super) fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Request {
+        types: u64,
+        log: u64,
+        types_bytes: u32,
+        log_bytes: u32,
+        log_level: u32,
+        reserved: u32,
+    }
+    let mut request = Request {
+        types: types.as_ptr() as u64,
+        log: 0,
+        types_bytes: u32::try_from(types.len()).map_err(io::Error::other)?,
+        log_bytes: 0,
+        log_level: 0,
+        reserved: 0,
+    };
+    Ok(descriptor(bpf(BPF_BTF_LOAD, &mut request)?))
+}
 
 /// What keeps a program attached.
 #[derive(Debug)]
@@ -239,14 +456,25 @@ pub(super) fn program_in(array: BorrowedFd<'_>, index: u32) -> io::Result<Option
 /// Puts a program into an array of programs.
 pub(super) fn put_program(array: BorrowedFd<'_>, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
     let value = number(program.as_raw_fd())?;
+    write_element(array, index, &value.to_ne_bytes())
+}
+
+/// Writes an element of an array whose elements are that long.
+pub(super) fn write_element(array: BorrowedFd<'_>, index: u32, value: &[u8]) -> io::Result<()> {
     let mut request = Element {
         map: number(array.as_raw_fd())?,
         reserved: 0,
         key: (&raw const index) as u64,
-        value: (&raw const value) as u64,
+        value: value.as_ptr() as u64,
         flags: 0,
     };
     bpf(BPF_MAP_UPDATE_ELEM, &mut request).map(drop)
+}
+
+/// Lets nobody change a map from outside of programs any more.
+pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut request = [number(map.as_raw_fd())?, 0];
+    bpf(BPF_MAP_FREEZE, &mut request).map(drop)
 }
 
 /// All elements of an array of numbers, in one call.

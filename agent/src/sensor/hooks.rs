@@ -12,8 +12,9 @@ use staghound_ebpf::Action;
 
 use crate::sensor::{
     SensorConfig, SensorError,
+    bpf::{self, ProgramType},
     load::Attachment,
-    offsets::{self, IoUring},
+    offsets::{IoUring, KernelTypes},
 };
 
 /// By which hook the ends of system calls are seen.
@@ -152,7 +153,10 @@ pub(super) const SOCKET_LENGTHS: [&str; 2] = ["socket_length", "socket_received"
 /// The program that sees opens before they happen, io_uring's included.
 pub(super) const LSM_OPEN: &str = "lsm_file_open";
 
-/// In the order of loading: what keeps the process table comes first, the dispatcher when all behind it are there.
+/// What is started before the rest: what keeps the process table, and opens. The dispatcher follows.
+pub(super) const FIRST: [&str; 4] = ["process_fork", "process_exec", "process_exit", "file_open"];
+
+/// In the order in which they are told of.
 pub(super) const PROGRAMS: [Program; 31] = [
     program("process_fork", Hook::Tracepoint("sched_process_fork")),
     program("process_exec", Hook::Tracepoint("sched_process_exec")),
@@ -245,59 +249,47 @@ impl Program {
 /// What the running kernel offers.
 pub(super) struct Kernel {
     pub(super) release: Release,
-    section: Vec<u8>,
-    io_uring: IoUring,
+    pub(super) types: KernelTypes,
     /// Why LSM programs do not run here.
     lsm: Result<(), String>,
 }
 
 impl Kernel {
     pub(super) fn running(config: &SensorConfig) -> Result<Self, SensorError> {
-        let section = offsets::section()?;
+        let types = KernelTypes::of_running_kernel()?;
         Ok(Self {
             release: Release::of_running_kernel(),
-            io_uring: offsets::io_uring(&section)?,
             lsm: match config.lsm {
                 LsmChoice::Off => Err("left out as asked".to_owned()),
-                LsmChoice::Auto => lsm_runs_programs(),
+                LsmChoice::Auto => lsm_runs_programs().and_then(|()| lsm_is_permitted(&types)),
             },
-            section,
+            types,
         })
     }
 
-    pub(super) fn types(&self) -> &[u8] {
-        &self.section
-    }
-
-    /// Whether the kernel's type information has something of this name.
-    fn names(&self, prefix: &str, name: &str) -> bool {
-        memchr::memmem::find(&self.section, format!("\0{prefix}{name}\0").as_bytes()).is_some()
-    }
-
-    /// The hook of a program by its name in outcomes, and by the name that the kernel types it by; or why there is none.
-    pub(super) fn hook(&self, program: &Program, family: Family) -> (&'static str, Result<&'static str, Attachment>) {
-        let no_hook = |reason: &str| Err(Attachment::NoHook(reason.to_owned()));
+    /// The hook of a program by its name in outcomes, and what the program is to the kernel; or why there is none.
+    pub(super) fn hook(&self, program: &Program, family: Family) -> (&'static str, Result<ProgramType, Attachment>) {
+        const ABSENT: &str = "this kernel does not have the hook";
+        let no_hook = |reason: &str| Attachment::NoHook(reason.to_owned());
+        let tracepoint = |name: &str| self.types.tracepoint(name).map(ProgramType::tracepoint);
+        let lsm_hook = |name: &str| self.types.lsm_hook(name).map(ProgramType::lsm);
         match program.hook {
-            Hook::Tracepoint(name) if self.names("btf_trace_", name) => (name, Ok(name)),
-            Hook::Tracepoint(name) => (name, no_hook("this kernel does not have the hook")),
-            Hook::Newer(name, _) if self.names("btf_trace_", name) => (name, Ok(name)),
+            Hook::Tracepoint(name) => (name, tracepoint(name).ok_or_else(|| no_hook(ABSENT))),
             Hook::Newer(name, instead) => (
                 name,
-                Err(Attachment::NotNeeded(format!(
-                    "this kernel does not have the hook; {instead}"
-                ))),
+                tracepoint(name).ok_or_else(|| Attachment::NotNeeded(format!("{ABSENT}; {instead}"))),
             ),
             Hook::SyscallExit => match family {
-                Family::Raw => ("sys_exit", Ok("sys_exit")),
-                Family::Perf => ("raw_syscalls/sys_exit", Ok("sys_exit")),
+                Family::Raw => ("sys_exit", tracepoint("sys_exit").ok_or_else(|| no_hook(ABSENT))),
+                Family::Perf => ("raw_syscalls/sys_exit", Ok(ProgramType::EVENT)),
             },
-            Hook::IoUring => match self.io_uring {
-                IoUring::Request(name) => (name, Ok(name)),
+            Hook::IoUring => match self.types.io_uring {
+                IoUring::Request(name) => (name, tracepoint(name).ok_or_else(|| no_hook(ABSENT))),
                 IoUring::NoRequest(name) => (
                     name,
-                    no_hook(
+                    Err(no_hook(
                         "on this kernel it does not tell the request; what is asked for through io_uring is not seen",
-                    ),
+                    )),
                 ),
                 IoUring::Absent => (
                     "io_uring_submit_req",
@@ -308,16 +300,14 @@ impl Kernel {
                 name,
                 match &self.lsm {
                     Err(reason) => Err(Attachment::NotNeeded(reason.clone())),
-                    Ok(()) if self.names("bpf_lsm_", name) => Ok(name),
-                    Ok(()) => Err(Attachment::NotNeeded("this kernel does not have the hook".to_owned())),
+                    Ok(()) => lsm_hook(name).ok_or_else(|| Attachment::NotNeeded(ABSENT.to_owned())),
                 },
             ),
             Hook::Guard(name) => (
                 name,
                 match &self.lsm {
-                    Err(reason) => no_hook(reason),
-                    Ok(()) if self.names("bpf_lsm_", name) => Ok(name),
-                    Ok(()) => no_hook("this kernel does not have the hook"),
+                    Err(reason) => Err(no_hook(reason)),
+                    Ok(()) => lsm_hook(name).ok_or_else(|| no_hook(ABSENT)),
                 },
             ),
         }
@@ -335,6 +325,21 @@ fn lsm_runs_programs() -> Result<(), String> {
             "`bpf` is not among the kernel's security modules (boot with lsm={},bpf)",
             modules.trim()
         ))
+    }
+}
+
+/// Whether this process may load such programs. Some hosts have the hooks and keep them from everybody; to learn that
+/// from the programs themselves would mean to load all of them twice.
+fn lsm_is_permitted(types: &KernelTypes) -> Result<(), String> {
+    let Some(hook) = types.lsm_hook("file_open") else {
+        return Ok(());
+    };
+    match bpf::may_load_lsm(hook) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(format!("this host does not permit programs on LSM hooks ({error})"))
+        }
+        // Whatever else is wrong, the programs themselves will tell.
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,28 +1,30 @@
 //! Loads the kernel object, and each program of it alone.
+//!
+//! Nearly all of the start is the kernel's verifier at work, which runs on the thread that loads. So all processors load,
+//! and what tells of processes and opens is attached before the rest is looked at.
 
 use std::{
     collections::HashMap,
     fmt, io,
+    num::NonZero,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
-use aya::{
-    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{self, Map, MapData},
-    programs::{BtfTracePoint, Lsm, ProgramError, TracePoint},
-};
-use staghound_ebpf::{Action, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, EnvName, Offsets, Settings};
+use aya::maps::{self, Map, MapData};
+use staghound_ebpf::{Action, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, EnvName, Settings};
 use zerocopy::IntoBytes as _;
 
 use crate::sensor::{
-    SensorConfig, SensorError,
-    bpf::{self, Link},
+    AGENT_PID, SensorConfig, SensorError,
+    bpf::{self, Link, ProgramType, Refusal},
     hooks::{
-        DISPATCHER, Family, Hook, Kernel, LSM_OPEN, PROGRAMS, Program, Release, SOCKET_LENGTHS, syscall_exit_number,
+        DISPATCHER, FIRST, Family, Hook, Kernel, LSM_OPEN, PROGRAMS, Program, Release, SOCKET_LENGTHS,
+        syscall_exit_number,
     },
-    offsets,
+    object::{Object, chain},
     pin::{self, Identity, Pins},
     syscalls,
 };
@@ -247,11 +249,11 @@ impl Maps {
         "ACTIONS_PERF",
     ];
 
-    fn of(ebpf: &mut Ebpf) -> Self {
+    fn of(object: &mut Object) -> Self {
         Self(
             Self::NAMES
                 .into_iter()
-                .filter_map(|name| Some((name, ebpf.take_map(name)?)))
+                .filter_map(|name| Some((name, object.maps.remove(name)?)))
                 .collect(),
         )
     }
@@ -300,6 +302,15 @@ impl Maps {
             .ok_or_else(|| format!("the object does not hold the map {name}"))?;
         map.pin(path)
             .map_err(|error| format!("{}: {}", path.display(), chain(&error)))
+    }
+
+    /// Writes an element of an array of numbers that has not been taken out.
+    fn write(&self, name: &'static str, index: u32, value: u32) -> Result<(), SensorError> {
+        let map = self.descriptor(name)?;
+        bpf::write_element(map.as_fd(), index, &value.to_ne_bytes()).map_err(|error| SensorError::Map {
+            map: name,
+            reason: error.to_string(),
+        })
     }
 
     /// A descriptor of a map that has not been taken out.
@@ -351,63 +362,66 @@ impl Loaded {
         let settings = plan.settings(assumed, generation);
         let shapes = syscalls::shape_table();
         let uring = syscalls::uring_table();
-        let log_level = u8::from(config.debug) * LOG_LEVEL_DEBUG;
-        let mut loader = EbpfLoader::new();
-        for name in pin::SHARED.into_iter().filter(|_| shared.is_some()) {
-            loader.map_pin_path(name, shared.unwrap_or(Path::new("/")).join(name));
+        let globals = [
+            ("OFFSETS", plan.kernel.types.offsets.as_bytes()),
+            ("SETTINGS", settings.as_bytes()),
+            ("SHAPES", shapes.as_bytes()),
+            ("URING", uring.as_bytes()),
+            ("AYA_LOG_LEVEL", &[u8::from(config.debug) * LOG_LEVEL_DEBUG]),
+        ];
+        let pinned: Vec<(&str, PathBuf)> = shared
+            .iter()
+            .flat_map(|directory| pin::SHARED.map(|name| (name, directory.join(name))))
+            .collect();
+        let pinned: Vec<(&str, &Path)> = pinned.iter().map(|(name, path)| (*name, path.as_path())).collect();
+        let mut object = Object::new(OBJECT, &globals, &pinned).map_err(SensorError::Object)?;
+        allow_env_names(&mut object)?;
+        let maps = Maps::of(&mut object);
+        if shared.is_none() {
+            // From the first event on: what the agent itself opens while it starts is no news.
+            maps.write("AGENT", AGENT_PID, std::process::id())?;
         }
-        let mut ebpf = loader
-            .btf(Some(&plan.btf))
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global("OFFSETS", plan.offsets.as_bytes(), true)
-            .override_global("SETTINGS", settings.as_bytes(), true)
-            .override_global("SHAPES", shapes.as_bytes(), true)
-            .override_global("URING", uring.as_bytes(), true)
-            .override_global("AYA_LOG_LEVEL", &log_level, true)
-            .load(OBJECT)
-            .map_err(|error| SensorError::Object(chain(&error)))?;
-        allow_env_names(&mut ebpf)?;
-        if config.debug {
-            forward_logs(&mut ebpf);
-        }
-        let maps = Maps::of(&mut ebpf);
-        let mut loading = Loading {
+        let (family, other_too) = Family::choose(config.hook, plan.kernel.release);
+        let loading = Loading {
             config,
             kernel: &plan.kernel,
-            btf: &plan.btf,
-            ebpf,
+            object: &object,
             assumed,
-            outcomes: Vec::with_capacity(PROGRAMS.len()),
-            running: Vec::with_capacity(PROGRAMS.len()),
         };
-        // First those that the others are told of, so that little is done in vain.
-        for program in PROGRAMS.iter().filter(|program| assumed.has(program.name)) {
-            let (outcome, running) = loading.start(program, Family::Raw, None);
-            loading.outcomes.extend(outcome);
-            if running.is_none()
-                && let Some(outcome) = loading.outcomes.pop()
-            {
-                return Ok(Err(outcome));
+        let mut started = Started::new(family);
+        loading.start(&mut started, &maps, |program| FIRST.contains(&program.name))?;
+        let served: Vec<Action> = started.actions().collect();
+        for (number, action) in syscalls::table(&served, |_| true).actions.into_iter().enumerate() {
+            if action != 0 {
+                let number = u32::try_from(number).expect("there are few system calls");
+                maps.write("SYSCALLS", number, action)?;
             }
-            loading.running.extend(running);
         }
-        let mut family = None;
-        for program in PROGRAMS.iter().filter(|program| !assumed.has(program.name)) {
-            if !program.at_syscall_exit() {
-                let (outcome, running) = loading.start(program, Family::Raw, None);
-                loading.outcomes.extend(outcome);
-                loading.running.extend(running);
-            } else if family.is_none() {
-                family = Some(loading.start_family(&maps)?);
-            }
+        loading.start(&mut started, &maps, |program| program.name == DISPATCHER)?;
+        loading.start(&mut started, &maps, |program| {
+            program.name != DISPATCHER && !FIRST.contains(&program.name)
+        })?;
+        if let Some(outcome) = started
+            .outcomes
+            .iter()
+            .find(|outcome| assumed.has(outcome.program) && outcome.attachment != Attachment::Attached)
+        {
+            return Ok(Err(outcome.clone()));
+        }
+        if other_too && started.missing() > 0 && maps.has(family.other().actions()) {
+            started = loading.try_other(started, &maps)?;
+        }
+        if config.debug {
+            forward_logs(&started.running);
         }
         let place = |name: &str| PROGRAMS.iter().position(|program| program.name == name);
-        loading.outcomes.sort_by_key(|outcome| place(outcome.program));
+        started.outcomes.sort_by_key(|outcome| place(outcome.program));
+        started.running.sort_by_key(|running| place(running.name));
         Ok(Ok(Self {
-            outcomes: loading.outcomes,
-            running: loading.running,
+            outcomes: started.outcomes,
+            running: started.running,
             maps,
-            family: family.expect("there are programs at the end of system calls"),
+            family: started.family,
         }))
     }
 
@@ -503,8 +517,6 @@ fn pinned_program(program: &Program, directory: &Path, family: Family) -> io::Re
 pub(super) struct Plan<'a> {
     config: &'a SensorConfig,
     kernel: Kernel,
-    btf: Btf,
-    offsets: Offsets,
     assumed: Assumed,
 }
 
@@ -512,13 +524,7 @@ impl<'a> Plan<'a> {
     /// Looks at the kernel.
     pub(super) fn new(config: &'a SensorConfig) -> Result<Self, SensorError> {
         check(config)?;
-        // Both read all of the kernel's type information, and so does aya once more, where it cannot be turned off: so
-        // side by side.
-        let (kernel, btf) = thread::scope(|scope| {
-            let btf = scope.spawn(Btf::from_sys_fs);
-            (Kernel::running(config), btf.join().expect("does not panic"))
-        });
-        let kernel = kernel?;
+        let kernel = Kernel::running(config)?;
         lift_memory_limit(kernel.release);
         let possible = |name: &str| {
             PROGRAMS
@@ -532,15 +538,13 @@ impl<'a> Plan<'a> {
         };
         Ok(Self {
             config,
-            btf: btf.map_err(|error| SensorError::Object(error.to_string()))?,
-            offsets: offsets::resolve(kernel.types())?,
             kernel,
             assumed,
         })
     }
 
     fn settings(&self, assumed: Assumed, generation: u32) -> Settings {
-        let features = offsets::features(self.kernel.types());
+        let features = self.kernel.types.features;
         Settings {
             scoped: u32::from(self.config.scoped),
             task_pointers: u32::from(features.task_pointers),
@@ -554,7 +558,7 @@ impl<'a> Plan<'a> {
     /// What identifies the programs that would be loaded: pinned ones of the same identity can be used as they are.
     pub(super) fn identity(&self) -> Identity {
         let mut bytes = self.settings(self.assumed, 0).as_bytes().to_vec();
-        bytes.extend_from_slice(self.offsets.as_bytes());
+        bytes.extend_from_slice(self.kernel.types.offsets.as_bytes());
         bytes.extend_from_slice(syscalls::shape_table().as_bytes());
         bytes.extend_from_slice(syscalls::uring_table().as_bytes());
         let choices = format!(
@@ -573,14 +577,11 @@ impl<'a> Plan<'a> {
 struct Loading<'a> {
     config: &'a SensorConfig,
     kernel: &'a Kernel,
-    btf: &'a Btf,
-    ebpf: Ebpf,
+    object: &'a Object,
     assumed: Assumed,
-    outcomes: Vec<Outcome>,
-    running: Vec<Running>,
 }
 
-/// The programs of a family, started.
+/// Programs that were started, those at the ends of system calls by the hook of a family.
 struct Started {
     family: Family,
     outcomes: Vec<Outcome>,
@@ -588,77 +589,111 @@ struct Started {
 }
 
 impl Started {
-    /// How many programs are missing; without the dispatcher, all are.
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            outcomes: Vec::new(),
+            running: Vec::new(),
+        }
+    }
+
+    /// What those that run do behind the dispatcher.
+    fn actions(&self) -> impl Iterator<Item = Action> {
+        self.running.iter().flat_map(|running| running.actions.iter().copied())
+    }
+
+    /// How many of the family's programs are missing; without the dispatcher, all are.
     fn missing(&self) -> usize {
         let dispatched = self.running.iter().any(|running| running.name == DISPATCHER);
         if !dispatched {
             return usize::MAX;
         }
-        let refused = |outcome: &&Outcome| matches!(outcome.attachment, Attachment::NoHook(_) | Attachment::Refused(_));
+        let refused = |outcome: &&Outcome| {
+            of_family(outcome.program) && matches!(outcome.attachment, Attachment::NoHook(_) | Attachment::Refused(_))
+        };
         self.outcomes.iter().filter(refused).count()
+    }
+
+    /// Takes out what is of the family.
+    fn take_family(&mut self) -> Self {
+        Self {
+            family: self.family,
+            outcomes: self
+                .outcomes
+                .extract_if(.., |outcome| of_family(outcome.program))
+                .collect(),
+            running: self.running.extract_if(.., |running| of_family(running.name)).collect(),
+        }
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.family = other.family;
+        self.outcomes.extend(other.outcomes);
+        self.running.extend(other.running);
     }
 }
 
-impl Loading<'_> {
-    /// Starts the programs at the end of system calls by the hook that serves best here.
-    fn start_family(&mut self, maps: &Maps) -> Result<Family, SensorError> {
-        let (first, other_too) = Family::choose(self.config.hook, self.kernel.release);
-        let mut chosen = self.start_one_family(first, maps)?;
-        if other_too && chosen.missing() > 0 && maps.has(first.other().actions()) {
-            // Detached meanwhile, so that no call is told twice.
-            chosen.running.iter_mut().for_each(|running| running.link = None);
-            let other = self.start_one_family(first.other(), maps)?;
-            if other.missing() < chosen.missing() {
-                chosen = other;
-            } else {
-                drop(other);
-                chosen = self.attach_again(chosen);
-            }
-        }
-        self.outcomes.extend(chosen.outcomes);
-        self.running.extend(chosen.running);
-        Ok(chosen.family)
-    }
+/// Whether the program of this name exists for both families.
+fn of_family(name: &str) -> bool {
+    PROGRAMS
+        .iter()
+        .any(|program| program.name == name && program.at_syscall_exit())
+}
 
-    fn start_one_family(&mut self, family: Family, maps: &Maps) -> Result<Started, SensorError> {
+impl Loading<'_> {
+    /// Starts programs, those that take longest first, on all processors.
+    fn start(&self, started: &mut Started, maps: &Maps, which: impl Fn(&Program) -> bool) -> Result<(), SensorError> {
+        let family = started.family;
         let actions = maps.descriptor(family.actions())?;
-        let mut started = Started {
-            family,
-            outcomes: Vec::new(),
-            running: Vec::new(),
+        let mut programs: Vec<&Program> = PROGRAMS.iter().filter(|program| which(program)).collect();
+        programs.sort_by_key(|program| std::cmp::Reverse(self.object.len_of(program.object_name(family))));
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            while let Some(program) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push(self.start_one(program, family, &actions));
+            }
+            done
         };
-        for program in PROGRAMS.iter().filter(|program| program.at_syscall_exit()) {
-            let (outcome, running) = self.start(program, family, Some(&actions));
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let done = thread::scope(|scope| {
+            let others: Vec<_> = (1..processors.min(THREADS_MAX).min(programs.len()))
+                .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+                .collect();
+            let mut done = work();
+            for other in others {
+                done.extend(other.join().expect("loading does not panic"));
+            }
+            done
+        });
+        for (outcome, running) in done {
             started.outcomes.extend(outcome);
             started.running.extend(running);
         }
+        Ok(())
+    }
+
+    /// Starts the programs of the other family, and keeps those of the family of which fewer are missing.
+    fn try_other(&self, mut started: Started, maps: &Maps) -> Result<Started, SensorError> {
+        let mut first = started.take_family();
+        // Detached meanwhile, so that no call is told twice.
+        first.running.iter_mut().for_each(|running| running.link = None);
+        let mut other = Started::new(first.family.other());
+        self.start(&mut other, maps, |program| {
+            program.at_syscall_exit() && program.name != DISPATCHER
+        })?;
+        self.start(&mut other, maps, |program| program.name == DISPATCHER)?;
+        started.extend(if other.missing() < first.missing() {
+            other
+        } else {
+            drop(other);
+            attach_again(first)
+        });
         Ok(started)
     }
 
-    fn attach_again(&self, mut started: Started) -> Started {
-        let family = started.family;
-        for running in started.running.iter_mut().filter(|running| running.actions.is_empty()) {
-            match attach(&running.program, family) {
-                Ok(link) => running.link = Some(link),
-                Err(error) => {
-                    let outcome = started
-                        .outcomes
-                        .iter_mut()
-                        .find(|outcome| outcome.program == running.name);
-                    outcome.expect("every program has one").attachment = Attachment::Refused(error.to_string());
-                }
-            }
-        }
-        started
-    }
-
     /// Loads a program and attaches it, or puts it behind the dispatcher.
-    fn start(
-        &mut self,
-        program: &Program,
-        family: Family,
-        actions: Option<&OwnedFd>,
-    ) -> (Option<Outcome>, Option<Running>) {
+    fn start_one(&self, program: &Program, family: Family, actions: &OwnedFd) -> (Option<Outcome>, Option<Running>) {
         if matches!(program.hook, Hook::Guard(_)) && !self.config.refuse {
             return (None, None);
         }
@@ -678,11 +713,11 @@ impl Loading<'_> {
             let reason = "one that it works with is missing, and others do its work".to_owned();
             return (outcome(Attachment::NotNeeded(reason), None), None);
         }
-        let hook_name = match found {
-            Ok(name) => name,
+        let program_type = match found {
+            Ok(program_type) => program_type,
             Err(attachment) => return (outcome(attachment, None), None),
         };
-        match self.try_start(program, hook_name, family, actions) {
+        match self.try_start(program, program_type, family, actions) {
             Ok((running, verified)) => (outcome(Attachment::Attached, verified), Some(running)),
             // Some hosts have these hooks and keep them from everybody; the ends of calls do their work there.
             Err(StartError(reason, NotPermitted(true))) if matches!(program.hook, Hook::Lsm(_)) => {
@@ -694,36 +729,19 @@ impl Loading<'_> {
     }
 
     fn try_start(
-        &mut self,
+        &self,
         program: &Program,
-        hook: &str,
+        program_type: ProgramType,
         family: Family,
-        actions: Option<&OwnedFd>,
+        actions: &OwnedFd,
     ) -> Result<(Running, Option<u32>), StartError> {
-        let object = self.ebpf.program_mut(program.object_name(family)).ok_or_else(|| {
+        let loaded = self.object.load(program.object_name(family), program_type);
+        let descriptor = loaded.ok_or_else(|| {
             StartError(
                 "the object does not hold it, which is a mistake of this build".to_owned(),
                 NotPermitted(false),
             )
-        })?;
-        let loaded = match program.hook {
-            Hook::Lsm(_) | Hook::Guard(_) => {
-                let program: &mut Lsm = object.try_into()?;
-                program.load(hook, self.btf)?;
-                program.fd()?
-            }
-            Hook::SyscallExit if family == Family::Perf => {
-                let program: &mut TracePoint = object.try_into()?;
-                program.load()?;
-                program.fd()?
-            }
-            Hook::SyscallExit | Hook::Tracepoint(_) | Hook::Newer(..) | Hook::IoUring => {
-                let program: &mut BtfTracePoint = object.try_into()?;
-                program.load(hook, self.btf)?;
-                program.fd()?
-            }
-        };
-        let descriptor = loaded.as_fd().try_clone_to_owned()?;
+        })??;
         let info = bpf::program_info(descriptor.as_fd())?;
         let mut running = Running {
             name: program.name,
@@ -732,15 +750,31 @@ impl Loading<'_> {
             link: None,
             actions: program.actions,
         };
-        if let (Some(actions), false) = (actions, program.actions.is_empty()) {
-            for action in program.actions {
-                bpf::put_program(actions.as_fd(), *action as u32, running.program.as_fd())?;
-            }
-        } else {
+        if program.actions.is_empty() {
             running.link = Some(attach(&running.program, family_of(program, family))?);
+        }
+        for action in program.actions {
+            bpf::put_program(actions.as_fd(), *action as u32, running.program.as_fd())?;
         }
         Ok((running, info.verified_instructions))
     }
+}
+
+fn attach_again(mut started: Started) -> Started {
+    let family = started.family;
+    for running in started.running.iter_mut().filter(|running| running.actions.is_empty()) {
+        match attach(&running.program, family) {
+            Ok(link) => running.link = Some(link),
+            Err(error) => {
+                let outcome = started
+                    .outcomes
+                    .iter_mut()
+                    .find(|outcome| outcome.program == running.name);
+                outcome.expect("every program has one").attachment = Attachment::Refused(error.to_string());
+            }
+        }
+    }
+    started
 }
 
 /// Why a program could not be started.
@@ -749,13 +783,11 @@ struct StartError(String, NotPermitted);
 /// Whether it was for lack of permission.
 struct NotPermitted(bool);
 
-impl From<ProgramError> for StartError {
-    fn from(error: ProgramError) -> Self {
-        let not_permitted = matches!(
-            &error,
-            ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied
-        );
-        Self(reason(&error), NotPermitted(not_permitted))
+impl From<Refusal> for StartError {
+    fn from(refusal: Refusal) -> Self {
+        // The verifier says EACCES of what it does not accept.
+        let not_permitted = refusal.error.raw_os_error() == Some(libc::EPERM);
+        Self(shortened(&refusal.to_string()), NotPermitted(not_permitted))
     }
 }
 
@@ -834,6 +866,9 @@ fn lift_memory_limit(release: Release) {
     }
 }
 
+/// More would only wait for memory: the verifier walks through megabytes of states.
+const THREADS_MAX: usize = 4;
+
 /// aya's number for the level `debug`.
 const LOG_LEVEL_DEBUG: u8 = 4;
 
@@ -857,13 +892,12 @@ fn env_names() -> Vec<(u32, [EnvNameWords; ENV_NAMES_ALIKE_MAX])> {
     names
 }
 
-fn allow_env_names(ebpf: &mut Ebpf) -> Result<(), SensorError> {
+fn allow_env_names(object: &mut Object) -> Result<(), SensorError> {
     let refused = |error: maps::MapError| SensorError::Map {
         map: "ENV_NAMES",
         reason: error.to_string(),
     };
-    // Borrowed, not taken: a map that goes away before the program that uses it is loaded cannot be loaded with it.
-    let map = ebpf.map_mut("ENV_NAMES").ok_or_else(|| SensorError::Map {
+    let map = object.maps.get_mut("ENV_NAMES").ok_or_else(|| SensorError::Map {
         map: "ENV_NAMES",
         reason: "the object does not hold it".to_owned(),
     })?;
@@ -876,8 +910,7 @@ fn allow_env_names(ebpf: &mut Ebpf) -> Result<(), SensorError> {
 }
 
 /// The last lines of a verifier's log say what it is about; all of it would drown the reader.
-fn reason(error: &ProgramError) -> String {
-    let text = chain(error);
+fn shortened(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let first = lines.first().copied().unwrap_or_default();
     let first: String = first.chars().take(200).collect();
@@ -887,22 +920,13 @@ fn reason(error: &ProgramError) -> String {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Passes on what the programs log. A thread of its own, since it is for debugging only and may block.
-fn forward_logs(ebpf: &mut Ebpf) {
-    match aya_log::EbpfLogger::init(ebpf) {
+fn forward_logs(running: &[Running]) {
+    // All write to one ring, which is found by any program that uses it.
+    let Some(program) = running.iter().find(|running| FIRST.contains(&running.name)) else {
+        return;
+    };
+    match aya_log::EbpfLogger::init_from_id(program.id) {
         Ok(mut logger) => {
             let started = thread::Builder::new().name("bpf-log".to_owned()).spawn(move || {
                 loop {

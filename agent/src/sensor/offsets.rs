@@ -3,7 +3,7 @@
 //! Reads the raw section twice: once to find where each type begins and which structs we need, once along the members of
 //! those. Layout: Documentation/bpf/btf.rst.
 
-use std::{fs, io};
+use std::{collections::HashMap, fs, io};
 
 use staghound_ebpf::{ABSENT, MEMBERS, Member, Offsets};
 use zerocopy::FromBytes as _;
@@ -38,21 +38,59 @@ pub enum OffsetsError {
     },
 }
 
-/// Offsets for the running kernel.
-///
-/// # Errors
-/// The kernel has no BTF, or lacks a member that no program can do without.
-pub fn of_running_kernel() -> Result<Offsets, OffsetsError> {
-    resolve(&section()?)
+/// What the sensor needs to know of the running kernel's types.
+#[derive(Clone, Debug)]
+pub struct KernelTypes {
+    /// Where members of kernel structs are.
+    pub offsets: Offsets,
+    /// What the kernel offers to programs.
+    pub features: Features,
+    /// How it tells what io_uring was asked for.
+    pub io_uring: IoUring,
+    hooks: HashMap<Box<[u8]>, u32>,
 }
 
-/// The running kernel's type information, as it stands.
-///
-/// # Errors
-/// The kernel has no BTF.
-pub fn section() -> Result<Vec<u8>, OffsetsError> {
-    fs::read(VMLINUX).map_err(OffsetsError::NoBtf)
+impl KernelTypes {
+    /// Of the running kernel. What it tells of its types, some 6 MB, is not kept.
+    ///
+    /// # Errors
+    /// The kernel has no BTF, or lacks a member that no program can do without.
+    pub fn of_running_kernel() -> Result<Self, OffsetsError> {
+        Self::of(&fs::read(VMLINUX).map_err(OffsetsError::NoBtf)?)
+    }
+
+    /// From a raw BTF section.
+    ///
+    /// # Errors
+    /// The section is damaged, or lacks a member that no program can do without.
+    pub fn of(section: &[u8]) -> Result<Self, OffsetsError> {
+        let types = Types::parse(section)?;
+        Ok(Self {
+            offsets: types.offsets()?,
+            features: types.features(),
+            io_uring: types.io_uring(),
+            hooks: types.hooks.iter().map(|(name, id)| ((*name).into(), *id)).collect(),
+        })
+    }
+
+    /// The number of the type that a program for this tracepoint is typed by.
+    #[must_use]
+    pub fn tracepoint(&self, name: &str) -> Option<u32> {
+        self.hooks
+            .get([TRACEPOINT, name.as_bytes()].concat().as_slice())
+            .copied()
+    }
+
+    /// Likewise for an LSM hook.
+    #[must_use]
+    pub fn lsm_hook(&self, name: &str) -> Option<u32> {
+        self.hooks.get([LSM_HOOK, name.as_bytes()].concat().as_slice()).copied()
+    }
 }
+
+/// What the names of the types of hooks begin with.
+const TRACEPOINT: &[u8] = b"btf_trace_";
+const LSM_HOOK: &[u8] = b"bpf_lsm_";
 
 /// What the running kernel offers to programs, told by the names of its helpers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,16 +99,6 @@ pub struct Features {
     pub task_pointers: bool,
     /// `bpf_task_pt_regs` (5.15).
     pub task_registers: bool,
-}
-
-/// What a kernel of this raw BTF section offers to programs.
-#[must_use]
-pub fn features(section: &[u8]) -> Features {
-    let has = |name: &[u8]| memchr::memmem::find(section, name).is_some();
-    Features {
-        task_pointers: has(b"\0BPF_FUNC_get_current_task_btf\0"),
-        task_registers: has(b"\0BPF_FUNC_task_pt_regs\0"),
-    }
 }
 
 /// How a kernel tells what io_uring was asked for.
@@ -85,50 +113,7 @@ pub enum IoUring {
 }
 
 /// The tracepoint of io_uring's requests, newest name first.
-const IO_URING_TRACEPOINTS: [(&str, &str); 2] = [
-    ("btf_trace_io_uring_submit_req", "io_uring_submit_req"),
-    ("btf_trace_io_uring_submit_sqe", "io_uring_submit_sqe"),
-];
-
-/// How the kernel of this raw BTF section tells what io_uring was asked for.
-///
-/// # Errors
-/// The section is damaged.
-pub fn io_uring(section: &[u8]) -> Result<IoUring, OffsetsError> {
-    let types = Types::parse(section)?;
-    for (typedef, tracepoint) in IO_URING_TRACEPOINTS {
-        if let Some((_, id)) = types.tracepoints.iter().find(|(name, _)| *name == typedef) {
-            return Ok(match types.first_argument(*id) {
-                Some(b"io_kiocb") => IoUring::Request(tracepoint),
-                _ => IoUring::NoRequest(tracepoint),
-            });
-        }
-    }
-    Ok(IoUring::Absent)
-}
-
-/// Offsets from a raw BTF section.
-///
-/// # Errors
-/// The section is damaged, or lacks a member that no program can do without.
-pub fn resolve(section: &[u8]) -> Result<Offsets, OffsetsError> {
-    let types = Types::parse(section)?;
-    let mut offsets = Vec::with_capacity(MEMBERS.len() * 4);
-    for member in MEMBERS {
-        let offset = match types.offset(member)? {
-            Some(offset) => offset,
-            None if member.optional => ABSENT,
-            None => {
-                return Err(OffsetsError::NoMember {
-                    container: member.container,
-                    path: member.path,
-                });
-            }
-        };
-        offsets.extend_from_slice(&offset.to_ne_bytes());
-    }
-    Ok(Offsets::read_from_bytes(&offsets).expect("Offsets is one u32 per member"))
-}
+const IO_URING_TRACEPOINTS: [&str; 2] = ["io_uring_submit_req", "io_uring_submit_sqe"];
 
 #[derive(Clone, Copy)]
 struct Header {
@@ -148,6 +133,7 @@ mod kind {
     pub(super) const VOLATILE: u32 = 9;
     pub(super) const CONST: u32 = 10;
     pub(super) const RESTRICT: u32 = 11;
+    pub(super) const FUNCTION: u32 = 12;
     pub(super) const FUNCTION_PROTOTYPE: u32 = 13;
     pub(super) const TYPE_TAG: u32 = 18;
 }
@@ -159,8 +145,8 @@ struct Types<'a> {
     starts: Vec<u32>,
     /// The structs that members are wanted of.
     containers: Vec<(&'static str, u32)>,
-    /// The typedefs of the tracepoints that are asked about.
-    tracepoints: Vec<(&'static str, u32)>,
+    /// The types that hooks have, by name: a typedef for each tracepoint, a function for each LSM hook.
+    hooks: HashMap<&'a [u8], u32>,
 }
 
 impl<'a> Types<'a> {
@@ -182,7 +168,7 @@ impl<'a> Types<'a> {
             strings,
             starts: vec![0],
             containers: Vec::new(),
-            tracepoints: Vec::new(),
+            hooks: HashMap::new(),
         };
         this.index()?;
         Ok(this)
@@ -205,13 +191,14 @@ impl<'a> Types<'a> {
                 let id = u32::try_from(self.starts.len() - 1).map_err(|_| OffsetsError::Damaged("too many types"))?;
                 self.containers.push((wanted[index], id));
             }
-            if header.kind == kind::TYPEDEF
-                && let Some((name, _)) = IO_URING_TRACEPOINTS
-                    .iter()
-                    .find(|(name, _)| name.as_bytes() == self.name(header.name))
-            {
+            let prefix = match header.kind {
+                kind::TYPEDEF => TRACEPOINT,
+                kind::FUNCTION => LSM_HOOK,
+                _ => &[],
+            };
+            if !prefix.is_empty() && self.tail_of_strings(header.name).starts_with(prefix) {
                 let id = u32::try_from(self.starts.len() - 1).map_err(|_| OffsetsError::Damaged("too many types"))?;
-                self.tracepoints.push((name, id));
+                self.hooks.entry(self.name(header.name)).or_insert(id);
             }
             at += 12 + Self::tail(header).ok_or(OffsetsError::Damaged("a type is of an unknown kind"))?;
         }
@@ -248,8 +235,12 @@ impl<'a> Types<'a> {
         Some((at, self.header_at(at)?))
     }
 
+    fn tail_of_strings(&self, offset: u32) -> &'a [u8] {
+        self.strings.get(offset as usize..).unwrap_or_default()
+    }
+
     fn name(&self, offset: u32) -> &'a [u8] {
-        let text = self.strings.get(offset as usize..).unwrap_or_default();
+        let text = self.tail_of_strings(offset);
         &text[..memchr::memchr(0, text).unwrap_or(text.len())]
     }
 
@@ -281,6 +272,45 @@ impl<'a> Types<'a> {
         let argument = u32_at(self.types, at + 12 + 8 + 4)?;
         let (_, container) = self.header(self.peel(pointee(argument)?)?)?;
         (container.kind == kind::STRUCT).then(|| self.name(container.name))
+    }
+
+    fn features(&self) -> Features {
+        let has = |name: &[u8]| memchr::memmem::find(self.strings, name).is_some();
+        Features {
+            task_pointers: has(b"\0BPF_FUNC_get_current_task_btf\0"),
+            task_registers: has(b"\0BPF_FUNC_task_pt_regs\0"),
+        }
+    }
+
+    fn io_uring(&self) -> IoUring {
+        for tracepoint in IO_URING_TRACEPOINTS {
+            let typedef = [TRACEPOINT, tracepoint.as_bytes()].concat();
+            if let Some(id) = self.hooks.get(typedef.as_slice()) {
+                return match self.first_argument(*id) {
+                    Some(b"io_kiocb") => IoUring::Request(tracepoint),
+                    _ => IoUring::NoRequest(tracepoint),
+                };
+            }
+        }
+        IoUring::Absent
+    }
+
+    fn offsets(&self) -> Result<Offsets, OffsetsError> {
+        let mut offsets = Vec::with_capacity(MEMBERS.len() * 4);
+        for member in MEMBERS {
+            let offset = match self.offset(member)? {
+                Some(offset) => offset,
+                None if member.optional => ABSENT,
+                None => {
+                    return Err(OffsetsError::NoMember {
+                        container: member.container,
+                        path: member.path,
+                    });
+                }
+            };
+            offsets.extend_from_slice(&offset.to_ne_bytes());
+        }
+        Ok(Offsets::read_from_bytes(&offsets).expect("Offsets is one u32 per member"))
     }
 
     fn offset(&self, member: &Member) -> Result<Option<u32>, OffsetsError> {
@@ -346,7 +376,8 @@ mod tests {
 
     #[test]
     fn resolves_the_running_kernel() {
-        let offsets = of_running_kernel().unwrap();
+        let types = KernelTypes::of_running_kernel().unwrap();
+        let offsets = types.offsets;
         assert!(
             offsets.task_tgid == offsets.task_pid + 4,
             "pid and tgid are neighbours in every kernel"
@@ -354,25 +385,30 @@ mod tests {
         assert!(offsets.mm_arg_end == offsets.mm_arg_start + 8);
         assert_eq!(offsets.path_dentry, 8);
         assert_eq!(offsets.vfs_root, 0);
+        // Every kernel that is tested natively is newer than 5.19.
+        assert!(matches!(types.io_uring, IoUring::Request(_) | IoUring::Absent));
+        assert!(types.features.task_pointers);
     }
 
     #[test]
-    fn finds_the_tracepoint_of_requests() {
-        let section = section().unwrap();
-        // Every kernel that is tested natively is newer than 5.19.
-        assert!(matches!(io_uring(&section), Ok(IoUring::Request(_) | IoUring::Absent)));
+    fn finds_the_types_of_hooks() {
+        let section = fs::read(VMLINUX).unwrap();
         let types = Types::parse(&section).unwrap();
         assert_eq!(types.first_argument(0), None);
-        assert!(features(&section).task_pointers);
+        let known = KernelTypes::of(&section).unwrap();
+        let exec = known.tracepoint("sched_process_exec").unwrap();
+        assert_eq!(types.first_argument(exec), Some(&b"task_struct"[..]));
+        assert_eq!(known.tracepoint("sched_process"), None);
+        assert_eq!(known.lsm_hook("sched_process_exec"), None);
     }
 
     #[test]
     fn a_damaged_section_is_an_error() {
-        assert!(matches!(resolve(b""), Err(OffsetsError::Damaged(_))));
-        assert!(matches!(resolve(&[0xff; 64]), Err(OffsetsError::Damaged(_))));
+        assert!(matches!(KernelTypes::of(b""), Err(OffsetsError::Damaged(_))));
+        assert!(matches!(KernelTypes::of(&[0xff; 64]), Err(OffsetsError::Damaged(_))));
         let mut real = fs::read(VMLINUX).unwrap();
         real.truncate(1000);
-        assert!(matches!(resolve(&real), Err(OffsetsError::Damaged(_))));
+        assert!(matches!(KernelTypes::of(&real), Err(OffsetsError::Damaged(_))));
     }
 
     proptest! {
@@ -380,8 +416,10 @@ mod tests {
         fn any_bytes_resolve_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
             let mut section = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 64, 0, 0, 0];
             section.extend(bytes);
-            let _ignored = resolve(&section);
-            let _ignored = io_uring(&section);
+            let _ignored = KernelTypes::of(&section);
+            if let Ok(types) = Types::parse(&section) {
+                let _ignored = types.io_uring();
+            }
         }
     }
 }
