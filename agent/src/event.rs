@@ -1020,6 +1020,24 @@ impl event::Event for Event<'_> {
                 }
                 return;
             }
+            Field::ProcStdinWriter | Field::ProcStdinWriterCmdline => {
+                let is_name = field.field == Field::ProcStdinWriter;
+                for (name, cmdline) in self.process.image.feeders() {
+                    if !visit(Value::Text(if is_name { name } else { cmdline })) {
+                        return;
+                    }
+                }
+                return;
+            }
+            Field::ProcStdoutReader | Field::ProcStdoutReaderCmdline => {
+                let is_name = field.field == Field::ProcStdoutReader;
+                for (name, cmdline) in self.process.image.fed() {
+                    if !visit(Value::Text(if is_name { name } else { cmdline })) {
+                        return;
+                    }
+                }
+                return;
+            }
             Field::ProcEnv => {
                 for variable in self.process.image.env() {
                     if !visit(Value::Text(variable)) {

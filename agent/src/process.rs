@@ -10,6 +10,7 @@
 
 pub mod image;
 mod ledger;
+mod pipes;
 mod seed;
 
 use std::{collections::VecDeque, ops::Deref, sync::Arc};
@@ -19,8 +20,9 @@ use staghound_ebpf::{Call, Exec, Fork, Header, Ids, flags};
 
 use crate::{
     process::{
-        image::Image,
+        image::{Image, Neighbours},
         ledger::{Held, Ledger},
+        pipes::{Direction, Pipes},
     },
     sensor::{
         decode::{Body, Record, until_nul},
@@ -240,6 +242,7 @@ pub struct ProcessTable {
     processes: HashMap<u32, Entry>,
     /// Pids of those whose pid in their own namespace is another: by that namespace and that pid.
     own_pids: HashMap<(u32, u32), u32>,
+    pipes: Pipes,
     /// In order of their end.
     exited: VecDeque<Exited>,
     /// Pids that are still to be looked for in `/proc`.
@@ -565,8 +568,11 @@ impl ProcessTable {
             Directory::new(&cwd, &self.ledger)
         };
         let credentials = Credentials::of(&record.header);
-        self.insert(Process {
-            image: Image::of_exec(record, exec).held(&self.ledger),
+        let mut image = Image::of_exec(record, exec);
+        self.pipes.exec(actor.pid, &exec.stdio);
+        image.pipeline = self.pipeline(actor.pid);
+        let process = self.insert(Process {
+            image: image.held(&self.ledger),
             cwd,
             exec_count: record.header.exec_count,
             credentials,
@@ -581,7 +587,26 @@ impl ProcessTable {
             cgroup_id: record.header.cgroup_id,
             tty: exec.tty,
             ..Process::clone(actor)
-        })
+        });
+        if self.get(actor.pid).is_none() {
+            // There was no room for it.
+            self.pipes.forget(actor.pid);
+        }
+        process
+    }
+
+    /// Those that a process is joined to by pipes, up and down.
+    fn pipeline(&self, pid: u32) -> Option<Box<[Neighbours; 2]>> {
+        let told = [Direction::Up, Direction::Down].map(|direction| {
+            let mut told = Vec::new();
+            for neighbour in self.pipes.neighbours(pid, direction) {
+                if let Some(neighbour) = self.get(neighbour) {
+                    neighbour.image.tell_neighbour(&mut told);
+                }
+            }
+            told.into_boxed_slice()
+        });
+        (!told.iter().all(|told| told.is_empty())).then(|| Box::new(told))
     }
 
     fn fork(&mut self, maker: &Arc<Process>, header: &Header, fork: &Fork) {
@@ -837,6 +862,7 @@ impl ProcessTable {
         if entry.is_some_and(|entry| entry.process.is(process.start_ns) && entry.ended == told) {
             self.processes.remove(&process.pid);
             self.forget_own_pid(&process);
+            self.pipes.forget(process.pid);
             self.counts.repaired += u64::from(!told);
         }
         true

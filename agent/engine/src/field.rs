@@ -314,8 +314,12 @@ fields! {
     ProcLoginshellid: "proc.loginshellid", Number, None, Single, ALL, Now, "Process id of the oldest shell among the ancestors";
     ProcStdinType: "proc.stdin.type", Text, None, Single, ALL, Now, "Type of standard input, such as `file`, `pipe` or `ipv4`";
     ProcStdinName: "proc.stdin.name", Text, None, Single, ALL, Now, "Name of standard input";
+    ProcStdinWriter: "proc.stdin.writer", Text, None, List, ALL, Now, "Names of the processes whose output was its standard input, through pipes, when it was executed; nearest first";
+    ProcStdinWriterCmdline: "proc.stdin.writer.cmdline", Text, None, List, ALL, Now, "Command lines of these processes, 256 bytes of each";
     ProcStdoutType: "proc.stdout.type", Text, None, Single, ALL, Now, "Type of standard output";
     ProcStdoutName: "proc.stdout.name", Text, None, Single, ALL, Now, "Name of standard output";
+    ProcStdoutReader: "proc.stdout.reader", Text, None, List, ALL, Now, "Names of the processes whose standard input was its output, through pipes, when it was executed; nearest first";
+    ProcStdoutReaderCmdline: "proc.stdout.reader.cmdline", Text, None, List, ALL, Now, "Command lines of these processes, 256 bytes of each";
     ProcStderrType: "proc.stderr.type", Text, None, Single, ALL, Now, "Type of standard error";
     ProcStderrName: "proc.stderr.name", Text, None, Single, ALL, Now, "Name of standard error";
     ProcNchilds: "proc.nchilds", Number, None, Single, ALL, Later, "Number of living children";

@@ -22,7 +22,9 @@ const PART_BYTES: usize = 16;
 /// `CAP_DAC_OVERRIDE` and `CAP_FOWNER` (include/uapi/linux/capability.h).
 const MAY_WRITE: u64 = 1 << 1 | 1 << 3;
 /// Bits of a file's type (`S_IFMT`).
-const FILE_TYPE: u32 = 0o170_000;
+pub(super) const FILE_TYPE: u32 = 0o170_000;
+/// A pipe among them.
+pub(super) const PIPE_TYPE: u32 = 0o010_000;
 
 /// What a process runs: fixed from one exec to the next.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,8 @@ pub struct Image {
     /// When it was started, in nanoseconds since boot; 0 when before the agent.
     pub exec_ns: u64,
     standard: Option<Box<Standard>>,
+    /// Those that wrote what it read when it exec'ed, and those that read what it wrote.
+    pub(super) pipeline: Option<Box<[Neighbours; 2]>>,
     exeline: OnceLock<Box<[u8]>>,
     held: Held,
 }
@@ -142,6 +146,31 @@ impl Image {
             Standard::Read(read) => &read.get(number)?.1[..],
         };
         (!name.is_empty()).then_some(name)
+    }
+
+    /// Those whose output was its standard input, through pipes, when it exec'ed, nearest first: name and command line.
+    pub fn feeders(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.neighbours(0)
+    }
+
+    /// Those whose standard input was its output, likewise.
+    pub fn fed(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.neighbours(1)
+    }
+
+    fn neighbours(&self, direction: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let told = self.pipeline.as_deref().and_then(|told| told.get(direction));
+        let mut parts = told.into_iter().flat_map(|told| split_nul(told));
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
+    }
+
+    /// What others are told of it as their neighbour in a pipeline.
+    pub(super) fn tell_neighbour(&self, to: &mut Vec<u8>) {
+        let cmdline = &self.cmdline[..self.cmdline.len().min(NEIGHBOUR_CMDLINE_BYTES)];
+        for part in [&*self.name, cmdline] {
+            to.extend_from_slice(part);
+            to.push(0);
+        }
     }
 
     /// An image of which only this is known.
@@ -226,6 +255,7 @@ impl Image {
             env: Box::default(),
             flags: self.flags | flags::ARGS_CUT | flags::ENV_CUT,
             standard: None,
+            pipeline: None,
             exeline: OnceLock::new(),
             ..self.clone()
         }
@@ -255,6 +285,9 @@ impl Image {
             self.script.len(),
             self.env.len(),
             self.standard.as_ref().map_or(0, |_| size_of::<Standard>()),
+            self.pipeline.as_ref().map_or(0, |told| {
+                size_of_val(&**told) + told.iter().map(|told| told.len()).sum::<usize>()
+            }),
         ];
         let bytes = parts
             .iter()
@@ -276,6 +309,12 @@ pub(super) fn is_writable(mode: u32, (owner, group): (u32, u32), who: &Credentia
         || mode & 0o002 != 0
         || who.capabilities & MAY_WRITE != 0
 }
+
+/// Name and command line of each, NUL-terminated: copies, because images that held each other would keep alive whatever
+/// ever was in a pipeline.
+pub(super) type Neighbours = Box<[u8]>;
+/// So much of a neighbour's command line is kept.
+const NEIGHBOUR_CMDLINE_BYTES: usize = 256;
 
 /// Standard input, output and error at exec.
 #[derive(Clone, Debug)]
@@ -310,14 +349,14 @@ pub(super) fn file_type(mode: u32) -> Option<&'static str> {
         0o040_000 => Some("directory"),
         0o020_000 => Some("char"),
         0o060_000 => Some("block"),
-        0o010_000 => Some("pipe"),
+        PIPE_TYPE => Some("pipe"),
         _ => None,
     }
 }
 
 fn stdio_name(stdio: &Stdio) -> Option<String> {
     match u32::from(stdio.mode) & FILE_TYPE {
-        0o010_000 => Some(format!("pipe:[{}]", stdio.inode)),
+        PIPE_TYPE => Some(format!("pipe:[{}]", stdio.inode)),
         0o140_000 => {
             let remote = match i32::from(stdio.family) {
                 libc::AF_INET => {
