@@ -52,6 +52,7 @@ fn counts(loaded: &Loaded) -> String {
         (Inactivity::Key, "need a key this version cannot act on"),
         (Inactivity::Source, "are for another source"),
         (Inactivity::Unsatisfiable, "can never match"),
+        (Inactivity::Rule, "count matches of a rule that does not run"),
     ]
     .into_iter()
     .filter(|(why, _)| of(*why) > 0)

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::field::FieldRef;
+use sha2::{Digest, Sha256};
+
+use crate::field::{Field, FieldRef};
 
 /// What happened, as coarsely as the sensor tells it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -386,10 +388,52 @@ impl<'a> From<&'a str> for Value<'a> {
     }
 }
 
+/// What events can have in common that no field tells exactly: pids are used again, paths lead elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// The process that did it.
+    Process,
+    /// The furthest ancestor that does not hold unrelated work together, such as the shell of a session.
+    Lineage,
+    /// The file it is about.
+    File,
+    /// The container it happened in; none outside containers.
+    Container,
+    /// The run it belongs to; none outside runs.
+    Run,
+    /// Who the process ran as.
+    User,
+}
+
 /// An event as the matcher sees it: a kind and fields looked up when a rule asks for them.
 pub trait Event {
     /// What happened.
     fn kind(&self) -> EventKind;
+
+    /// When it happened, in nanoseconds since boot.
+    fn time_ns(&self) -> u64 {
+        0
+    }
+
+    /// How many equal events it stands for.
+    fn weight(&self) -> u64 {
+        1
+    }
+
+    /// What identifies a subject of the event, if it has that: equal only for the same one.
+    ///
+    /// The default asks fields, which is as exact as they are.
+    fn identity(&self, subject: Subject) -> Option<u128> {
+        identity_by_fields(self, subject)
+    }
+
+    /// Calls `visit` with the identity of every ancestor of the process, nearest first, until it returns false.
+    fn ancestry(&self, visit: &mut dyn FnMut(u128) -> bool) {
+        self.each(&FieldRef::plain(Field::ProcApid), &mut |value| match value {
+            Value::Number(pid) => visit(u128::from(pid.cast_unsigned())),
+            Value::Text(_) | Value::Flag(_) | Value::Address(_) => true,
+        });
+    }
 
     /// The value of a single-valued field, or `None` when the event cannot supply it: then every check on it is false.
     ///
@@ -404,6 +448,48 @@ pub trait Event {
             visit(value);
         }
     }
+}
+
+fn identity_by_fields<E: Event + ?Sized>(event: &E, subject: Subject) -> Option<u128> {
+    let number = |field: Field| match event.value(&FieldRef::plain(field))? {
+        Value::Number(number) => Some(u128::from(number.cast_unsigned())),
+        Value::Text(_) | Value::Flag(_) | Value::Address(_) => None,
+    };
+    let text = |field: Field| match event.value(&FieldRef::plain(field))? {
+        Value::Text(text) => Some(identity_of(text)),
+        Value::Number(_) | Value::Flag(_) | Value::Address(_) => None,
+    };
+    match subject {
+        Subject::Process => number(Field::ProcPid),
+        Subject::Lineage => {
+            let mut furthest = number(Field::ProcPid);
+            event.ancestry(&mut |ancestor| {
+                furthest = Some(ancestor);
+                true
+            });
+            furthest
+        }
+        Subject::File => match number(Field::FdIno).zip(number(Field::FdDev)) {
+            Some((inode, device)) => Some(device << 64 | inode),
+            None => text(Field::FdName).or_else(|| text(Field::FsPathName)),
+        },
+        Subject::Container => match event.value(&FieldRef::plain(Field::ContainerId))? {
+            Value::Text(b"host") => None,
+            Value::Text(id) => Some(identity_of(id)),
+            Value::Number(_) | Value::Flag(_) | Value::Address(_) => None,
+        },
+        // Events that are looked at together without a host belong together.
+        Subject::Run => Some(0),
+        Subject::User => number(Field::UserUid),
+    }
+}
+
+/// An identity made of a name: two names with the same one are not found by chance or on purpose.
+pub fn identity_of(name: &[u8]) -> u128 {
+    let digest = Sha256::digest(name);
+    let mut first = [0; 16];
+    first.copy_from_slice(&digest[..16]);
+    u128::from_le_bytes(first)
 }
 
 /// The directory part of a path: what `fd.directory` is for `fd.name`.

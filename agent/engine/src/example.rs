@@ -25,6 +25,8 @@ pub struct Examples {
 /// One example.
 #[derive(Clone, Debug)]
 pub struct Example {
+    /// What happened before; only of rules over several events.
+    pub earlier: Vec<ExampleEvent>,
     /// The event.
     pub event: ExampleEvent,
     /// The file it stands in.
@@ -37,6 +39,7 @@ pub struct Example {
 #[derive(Clone, Debug)]
 pub struct ExampleEvent {
     kind: EventKind,
+    time_ns: u64,
     /// Ordered by name, so that what is derived does not depend on chance.
     values: BTreeMap<String, Held>,
 }
@@ -82,10 +85,16 @@ impl ExampleEvent {
         let kind = EventKind::of_event_type(event_type.as_bytes())?;
         let mut event = Self {
             kind,
+            time_ns: 0,
             values: BTreeMap::new(),
         };
         event.set(&FieldRef::plain(Field::EvtType), Value::from(event_type));
         Some(event)
+    }
+
+    /// Says when it happens, in nanoseconds since boot.
+    pub fn set_time_ns(&mut self, time_ns: u64) {
+        self.time_ns = time_ns;
     }
 
     /// Gives a field a value.
@@ -499,6 +508,10 @@ impl Event for ExampleEvent {
         self.kind
     }
 
+    fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
     fn value(&self, field: &FieldRef) -> Option<Value<'_>> {
         if let Some(found) = self.values.get(&field.to_string()) {
             return found.value();
@@ -542,7 +555,90 @@ pub(crate) struct Mistake {
     pub(crate) help: Option<String>,
 }
 
-/// Reads an example: a flat mapping of fields and values.
+/// Most events of one example.
+const EVENTS_MAX: u64 = 10_000;
+/// The process that does it all, unless an example of several events says who.
+const SOMEBODY: i64 = 1000;
+
+/// Reads an example: an event, or, of rules over several, a list of them; yields what comes before the last one, and that.
+pub(crate) fn read_history(
+    node: &yaml::Node,
+    several: bool,
+) -> Result<(Vec<ExampleEvent>, ExampleEvent), Vec<Mistake>> {
+    if !several {
+        return Ok((Vec::new(), read(node)?));
+    }
+    let items = match &node.value {
+        yaml::Value::Sequence(items) => items.as_slice(),
+        yaml::Value::Scalar { .. } | yaml::Value::Mapping(_) => std::slice::from_ref(node),
+    };
+    let mut events: Vec<ExampleEvent> = Vec::new();
+    let mut mistakes = Vec::new();
+    let mut time_ns = 0_u64;
+    for item in items {
+        match read_several(item) {
+            Ok((mut event, times, after_ms)) => {
+                event.default(Field::ProcPid, Held::Number(SOMEBODY));
+                for _ in 0..times.min(EVENTS_MAX.saturating_sub(events.len() as u64)) {
+                    time_ns = time_ns.saturating_add(after_ms.saturating_mul(1_000_000));
+                    event.time_ns = time_ns;
+                    events.push(event.clone());
+                }
+            }
+            Err(more) => mistakes.extend(more),
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    match events.pop() {
+        Some(last) => Ok((events, last)),
+        None => Err(vec![Mistake {
+            place: node.place,
+            message: "an example has at least one event".to_owned(),
+            help: None,
+        }]),
+    }
+}
+
+/// An event of an example of several, how often it happens, and how long after what was before, in milliseconds.
+fn read_several(node: &yaml::Node) -> Result<(ExampleEvent, u64, u64), Vec<Mistake>> {
+    let yaml::Value::Mapping(entries) = &node.value else {
+        return Ok((read(node)?, 1, 1));
+    };
+    let (mut times, mut after_ms) = (1, 1);
+    let mut rest = Vec::with_capacity(entries.len());
+    for (key, value) in entries {
+        let text = value.scalar().unwrap_or_default();
+        let (read, what) = match key.scalar() {
+            Some("times") => (
+                text.parse()
+                    .ok()
+                    .filter(|times| (1..=EVENTS_MAX).contains(times))
+                    .map(|number| times = number),
+                "`times` is a number from 1 on",
+            ),
+            Some("after") => (
+                crate::ruleset::duration_ms(text).map(|duration| after_ms = duration),
+                "`after` is a duration such as 10s",
+            ),
+            Some(_) | None => {
+                rest.push((key.clone(), value.clone()));
+                continue;
+            }
+        };
+        if read.is_none() {
+            return Err(vec![Mistake {
+                place: value.place,
+                message: format!("{what}; found `{}`", text.escape_debug()),
+                help: None,
+            }]);
+        }
+    }
+    Ok((read(&node.with_entries(rest))?, times, after_ms))
+}
+
+/// Reads an event: a flat mapping of fields and values.
 pub(crate) fn read(node: &yaml::Node) -> Result<ExampleEvent, Vec<Mistake>> {
     let mistake = |place: Place, message: String, help: Option<String>| Mistake { place, message, help };
     let yaml::Value::Mapping(entries) = &node.value else {

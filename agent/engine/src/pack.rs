@@ -56,6 +56,8 @@ pub(crate) struct Definition {
     pub(crate) references: Vec<String>,
     pub(crate) exceptions: Vec<Exception>,
     pub(crate) throttle: Option<Node>,
+    pub(crate) sequence: Option<Node>,
+    pub(crate) threshold: Option<Node>,
     pub(crate) examples: Option<Node>,
     /// Keys this version reads but cannot yet act on.
     pub(crate) later: Option<(&'static str, Place)>,
@@ -123,7 +125,9 @@ const RULE_KEYS: &[&str] = &[
     "response",
     "examples",
 ];
-const LATER_KEYS: &[&str] = &["sequence", "threshold", "scope", "response"];
+const LATER_KEYS: &[&str] = &["scope", "response"];
+/// Keys that can stand for a condition.
+const CONDITION_KEYS: &[&str] = &["sequence", "threshold"];
 /// Keys that `override` may append to.
 const APPENDABLE: &[&str] = &[
     "condition",
@@ -578,8 +582,9 @@ impl<'a, 'f> Reader<'a, 'f> {
         let later = LATER_KEYS.iter().find_map(|key| Some((*key, get(entries, key)?.place)));
         let mut missing: Vec<&str> = Vec::new();
         for key in ["desc", "condition", "output"] {
-            // A sequence has conditions of its own.
-            if get(entries, key).is_none() && !(key == "condition" && later.is_some()) {
+            // A sequence has conditions of its own, and a threshold may be over other rules.
+            let has_other = CONDITION_KEYS.iter().any(|key| get(entries, key).is_some());
+            if get(entries, key).is_none() && !(key == "condition" && (later.is_some() || has_other)) {
                 missing.push(key);
             }
         }
@@ -608,6 +613,8 @@ impl<'a, 'f> Reader<'a, 'f> {
             references: Vec::new(),
             exceptions: Vec::new(),
             throttle: None,
+            sequence: None,
+            threshold: None,
             examples: None,
             later,
         };
@@ -703,6 +710,8 @@ impl<'a, 'f> Reader<'a, 'f> {
             }
             "exceptions" => self.exceptions(at, node, replace),
             "throttle" => self.pack.rules[at].throttle = Some(node.clone()),
+            "sequence" => self.pack.rules[at].sequence = Some(node.clone()),
+            "threshold" => self.pack.rules[at].threshold = Some(node.clone()),
             "examples" => self.pack.rules[at].examples = Some(node.clone()),
             "capture" | "skip-if-unknown-filter" | "warn_evttypes" => {
                 // Understood; they steer what only the other engine does.

@@ -1,6 +1,8 @@
 //! Rule files loaded, checked and compiled, ready to be asked about events.
 
-use std::collections::HashMap;
+mod correlated;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::attack::{self, Lookup, Technique};
 use crate::check::{Checked, Checker};
 use crate::compile::{Program, Scratch};
+use crate::correlate::Correlation;
 use crate::demand::Demand;
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::evaluate;
@@ -16,11 +19,13 @@ use crate::event::{Event, KindSet};
 use crate::example::{self, Example, Examples};
 use crate::field::{FieldError, FieldRef};
 use crate::ir::{Graph, Node, NodeId, Operand, Transform};
+use crate::memory::{Evidence, Memory};
 use crate::output::{Output, Part};
 use crate::pack::{self, Definition};
 use crate::source::{Files, Place, Source, Text};
 use crate::syntax::{self, Transformer};
 use crate::yaml;
+use correlated::CorrelationDraft;
 
 /// Largest rule file.
 pub const FILE_BYTES_MAX: usize = 16 << 20;
@@ -120,7 +125,7 @@ pub struct Rule {
     pub references: Vec<Box<str>>,
     /// Tags as written.
     pub tags: Vec<Box<str>>,
-    /// The condition as written, without lists, macros and exceptions put in.
+    /// The condition as written, without lists, macros and exceptions put in; of a rule over several events all of them.
     pub condition: Box<str>,
     /// The text of its alerts.
     pub output: Output,
@@ -134,7 +139,18 @@ pub struct Rule {
     pub throttle: Option<Throttle>,
     /// Events it must match and must not match.
     pub examples: Examples,
+    /// Whether it only serves other rules, and raises no alert of its own.
+    pub is_silent: bool,
+    /// Whether it is about several events: its node says which of them it counts.
+    is_correlated: bool,
     node: NodeId,
+}
+
+impl Rule {
+    /// Whether it is about several events.
+    pub fn is_correlated(&self) -> bool {
+        self.is_correlated
+    }
 }
 
 /// Why a rule that was read does not run.
@@ -152,6 +168,8 @@ pub enum Inactivity {
     Source,
     /// Its condition cannot hold for any event.
     Unsatisfiable,
+    /// It counts matches of a rule that does not run.
+    Rule,
 }
 
 /// A rule that was read but does not run.
@@ -200,6 +218,19 @@ pub struct Ruleset {
     program: Program,
     /// The conditions before compilation, for explanations.
     graph: Graph,
+    /// Rules over several events; each comes after those whose matches it counts.
+    correlations: Vec<Correlation>,
+    /// Per condition of the program: the correlations that count its matches, and as which step.
+    listeners: Vec<Vec<(usize, usize)>>,
+}
+
+/// A rule that matches.
+#[derive(Debug)]
+pub enum Found<'r, P> {
+    /// The event that was asked about, with what was kept of the earlier events of a rule over several.
+    Now(&'r Rule, Vec<P>),
+    /// Events of a time that has passed: this is what was kept of the first of them.
+    Late(&'r Rule, Vec<P>),
 }
 
 impl fmt::Debug for Ruleset {
@@ -238,13 +269,135 @@ impl Ruleset {
         Demand::of(&self.graph, rules)
     }
 
-    /// Calls `found` with every rule that matches the event, in the order of definition.
+    /// Calls `found` with every rule whose condition holds for the event, in the order of definition. Rules over several
+    /// events are left out.
     pub fn matches<'r, E: Event + ?Sized>(&'r self, event: &E, scratch: &mut Scratch, found: &mut dyn FnMut(&'r Rule)) {
         self.program
-            .matches(self.rules.len(), event, scratch, &mut |rule| found(&self.rules[rule]));
+            .matches(self.listeners.len(), event, scratch, &mut |condition| {
+                if let Some(rule) = self.rules.get(condition) {
+                    found(rule);
+                }
+            });
     }
 
-    /// Whether a rule matches, by the plain reading of its condition. Slow; for explanations and as a check of the compiler.
+    /// Calls `found` with every rule that the event makes match: those of one event in the order of definition, then those
+    /// of several, as far as `memory` goes back. `keep` is asked for what is to be kept of the event.
+    pub fn follow<'r, E: Event + ?Sized, P: Evidence>(
+        &'r self,
+        event: &E,
+        scratch: &mut Scratch,
+        memory: &mut Memory<P>,
+        keep: &mut dyn FnMut() -> P,
+        found: &mut dyn FnMut(Found<'r, P>),
+    ) {
+        let mut inputs = std::mem::take(&mut memory.inputs);
+        self.program
+            .matches(self.listeners.len(), event, scratch, &mut |condition| {
+                inputs.push(condition);
+            });
+        if !inputs.is_empty() {
+            let counted = inputs.iter().any(|input| !self.listeners[*input].is_empty());
+            for rule in inputs.iter().filter_map(|input| self.rules.get(*input)) {
+                if !rule.is_silent {
+                    found(Found::Now(rule, Vec::new()));
+                }
+            }
+            if counted {
+                self.correlate(event, &inputs, memory, keep, found);
+            }
+            inputs.clear();
+        }
+        memory.inputs = inputs;
+    }
+
+    fn correlate<'r, E: Event + ?Sized, P: Evidence>(
+        &'r self,
+        event: &E,
+        inputs: &[usize],
+        memory: &mut Memory<P>,
+        keep: &mut dyn FnMut() -> P,
+        found: &mut dyn FnMut(Found<'r, P>),
+    ) {
+        memory.make_room_for(self.correlations.len());
+        let mut kept: Option<P> = None;
+        let mut keep = || kept.get_or_insert_with(&mut *keep).clone();
+        // What matches makes only later ones match, so one pass in order is enough.
+        let mut waiting: BTreeSet<(usize, usize)> = inputs
+            .iter()
+            .flat_map(|input| self.listeners[*input].iter().copied())
+            .collect();
+        while let Some((number, _)) = waiting.first().copied() {
+            let rest = waiting.split_off(&(number + 1, 0));
+            let steps: Vec<usize> = waiting.iter().map(|(_, step)| *step).collect();
+            waiting = rest;
+            let correlation = &self.correlations[number];
+            if correlation.is_late() {
+                self.end_windows(number, event.time_ns(), memory, found);
+            }
+            if let Some(earlier) = memory.take_in(number, correlation, (event, &steps), &mut keep) {
+                let rule = &self.rules[correlation.rule];
+                waiting.extend(&self.listeners[correlation.rule]);
+                if !rule.is_silent {
+                    found(Found::Now(rule, earlier));
+                }
+            }
+        }
+    }
+
+    /// Calls `found` with the rules that match events of a time that has passed by now.
+    pub fn pass_time<'r, P: Evidence>(
+        &'r self,
+        now_ns: u64,
+        memory: &mut Memory<P>,
+        found: &mut dyn FnMut(Found<'r, P>),
+    ) {
+        memory.make_room_for(self.correlations.len());
+        for (number, correlation) in (0..).zip(&self.correlations) {
+            if correlation.is_late() {
+                self.end_windows(number, now_ns, memory, found);
+            }
+        }
+    }
+
+    fn end_windows<'r, P: Evidence>(
+        &'r self,
+        number: usize,
+        now_ns: u64,
+        memory: &mut Memory<P>,
+        found: &mut dyn FnMut(Found<'r, P>),
+    ) {
+        let correlation = &self.correlations[number];
+        while let Some(ended) = memory.take_window(number, correlation, now_ns) {
+            if let Some(events) = ended {
+                found(Found::Late(&self.rules[correlation.rule], events));
+            }
+        }
+    }
+
+    /// Makes a memory that was filled with another ruleset serve this one: rules over several events that are the same in
+    /// both go on where they were, and what the others remember is forgotten and counted.
+    pub fn take_over<P: Evidence>(&self, memory: &mut Memory<P>, from: &Self) {
+        memory.make_room_for(from.correlations.len());
+        let kept: Vec<Option<usize>> = self
+            .correlations
+            .iter()
+            .map(|correlation| {
+                let rule = &self.rules[correlation.rule];
+                from.correlations.iter().position(|other| {
+                    let before = &from.rules[other.rule];
+                    let same = Correlation {
+                        rule: other.rule,
+                        ..correlation.clone()
+                    };
+                    before.id == rule.id && before.condition == rule.condition && same == *other
+                })
+            })
+            .collect();
+        memory.carry_over(&kept);
+    }
+
+    /// Whether a rule matches, by the plain reading of its condition; of a rule over several events, whether the event is
+    /// one of those that it counts. Slow; for explanations and as a check of the compiler.
     pub fn interpret(&self, rule: &Rule, event: &dyn Event) -> bool {
         rule.kinds.contains(event.kind()) && evaluate::holds(&self.graph, rule.node, event)
     }
@@ -287,10 +440,7 @@ impl Ruleset {
         let wanted = [(&rule.examples.matching, true), (&rule.examples.missing, false)];
         for (examples, expected) in wanted {
             for example in examples {
-                let mut matched = false;
-                self.matches(&example.event, &mut scratch, &mut |found| {
-                    matched |= std::ptr::eq(found, rule);
-                });
+                let matched = self.is_found(rule, example, &mut scratch);
                 if matched != expected {
                     failures.push(ExampleFailure {
                         rule: rule.id.clone(),
@@ -303,6 +453,21 @@ impl Ruleset {
             }
         }
         failures
+    }
+
+    /// Whether a rule matches somewhere in the events of an example.
+    fn is_found(&self, rule: &Rule, example: &Example, scratch: &mut Scratch) -> bool {
+        let mut memory = Memory::<()>::default();
+        let mut matched = false;
+        let mut found = |found: Found<'_, ()>| {
+            let (Found::Now(found, _) | Found::Late(found, _)) = found;
+            matched |= std::ptr::eq(found, rule);
+        };
+        for event in example.earlier.iter().chain([&example.event]) {
+            self.follow(event, scratch, &mut memory, &mut || (), &mut found);
+        }
+        self.pass_time(u64::MAX, &mut memory, &mut found);
+        matched || (rule.is_silent && self.interpret(rule, &example.event))
     }
 
     /// Runs the examples of all rules and returns those that turned out wrong.
@@ -374,7 +539,7 @@ pub fn load(sources: &[Source<'_>]) -> Result<Loaded, Diagnostics> {
     let mut loader = Loader {
         files: &files,
         checker,
-        rules: Vec::new(),
+        drafts: Vec::new(),
         inactive: Vec::new(),
         ids: HashMap::new(),
     };
@@ -388,9 +553,16 @@ pub fn load(sources: &[Source<'_>]) -> Result<Loaded, Diagnostics> {
 struct Loader<'a, 'f> {
     files: &'f Files<'a>,
     checker: Checker<'a, 'f>,
-    rules: Vec<Rule>,
+    drafts: Vec<Draft>,
     inactive: Vec<Inactive>,
     ids: HashMap<String, Place>,
+}
+
+/// A rule that runs unless the rules that it counts matches of do not.
+struct Draft {
+    rule: Rule,
+    place: Place,
+    correlation: Option<CorrelationDraft>,
 }
 
 impl Loader<'_, '_> {
@@ -429,14 +601,8 @@ impl Loader<'_, '_> {
         let throttle = self.throttle(definition);
         let examples = self.examples(definition);
         let id = self.id(definition);
-        let condition = definition.full_condition();
-        let checked = condition
-            .as_ref()
-            .map(|condition| self.checker.condition(condition, usize::MAX));
-        let checked = match checked {
-            Some(None) => return,
-            Some(Some(checked)) => Some(checked),
-            None => None,
+        let Some((checked, correlation)) = self.whole_condition(definition) else {
+            return;
         };
         if let Some((key, place)) = definition.later {
             let reason = format!("key `{key}` needs a later version");
@@ -448,12 +614,11 @@ impl Loader<'_, '_> {
                 obstacles,
                 unrecorded,
             }),
-            Some(condition),
             Some(severity),
             Some(output),
             Some(examples),
             Some(id),
-        ) = (checked, definition.condition.as_ref(), severity, output, examples, id)
+        ) = (checked, severity, output, examples, id)
         else {
             return;
         };
@@ -473,9 +638,11 @@ impl Loader<'_, '_> {
             }
             return self.inactive(definition, first.place, Inactivity::Field, reason);
         }
+        // What a rule over several events counts of other rules is known when all rules are.
+        let counts_rules = correlation.as_ref().is_some_and(CorrelationDraft::counts_rules);
         let kinds = self.checker.graph.reach(node).when_true;
         let names: Vec<String> = unrecorded.iter().map(|name| format!("`{name}`")).collect();
-        if kinds.is_empty() {
+        if kinds.is_empty() && !counts_rules {
             let (why, reason) = match names.as_slice() {
                 [] => (
                     Inactivity::Unsatisfiable,
@@ -501,7 +668,12 @@ impl Loader<'_, '_> {
             self.warn(definition.place, message, None);
         }
         let (line, _) = self.files.line_and_column(definition.place);
-        self.rules.push(Rule {
+        let condition = match (&definition.condition, &correlation) {
+            (_, Some(correlation)) => correlation.written.clone(),
+            (Some(condition), None) => condition.as_str().to_owned(),
+            (None, None) => String::new(),
+        };
+        let rule = Rule {
             id: id.into(),
             name: definition.name.as_str().into(),
             description: definition.description.as_str().into(),
@@ -514,15 +686,47 @@ impl Loader<'_, '_> {
                 .map(|reference| reference.as_str().into())
                 .collect(),
             tags: definition.tags.iter().map(|(tag, _)| tag.as_str().into()).collect(),
-            condition: condition.as_str().into(),
+            condition: condition.into(),
             output,
             kinds,
             source: self.files.source(definition.place.file).name.into(),
             line,
             throttle,
             examples,
+            is_silent: false,
+            is_correlated: correlation.is_some(),
             node,
+        };
+        self.drafts.push(Draft {
+            rule,
+            place: definition.place,
+            correlation,
         });
+    }
+
+    /// The condition of a rule, or the conditions of all its steps as one, with what it counts of them.
+    fn whole_condition(&mut self, definition: &Definition) -> Option<(Option<Checked>, Option<CorrelationDraft>)> {
+        let condition = match definition.full_condition() {
+            Some(condition) => Some(self.checker.condition(&condition, usize::MAX)?),
+            None => None,
+        };
+        match (&definition.sequence, &definition.threshold) {
+            (None, None) => Some((condition, None)),
+            (Some(node), None) => {
+                let (checked, draft) = self.sequence(definition, node)?;
+                Some((Some(checked), Some(draft)))
+            }
+            (None, Some(node)) => {
+                let (checked, draft) = self.threshold(definition, node, condition)?;
+                Some((Some(checked), Some(draft)))
+            }
+            (Some(_), Some(node)) => {
+                let message = format!("rule `{}` has both `sequence` and `threshold`", definition.name);
+                let help = "make two rules: the steps of one can name the other".to_owned();
+                self.error(node.place, message, Some(help));
+                None
+            }
+        }
     }
 
     fn severity(&mut self, definition: &Definition) -> Option<Severity> {
@@ -846,12 +1050,18 @@ impl Loader<'_, '_> {
                 }
                 continue;
             };
+            let several = definition.sequence.is_some() || definition.threshold.is_some();
             for item in items {
-                match example::read(item) {
-                    Ok(event) => {
+                match example::read_history(item, several) {
+                    Ok((earlier, event)) => {
                         let (line, _) = self.files.line_and_column(item.place);
                         let source = self.files.source(item.place.file).name.into();
-                        target.push(Example { event, source, line });
+                        target.push(Example {
+                            earlier,
+                            event,
+                            source,
+                            line,
+                        });
                     }
                     Err(mistakes) => {
                         for example::Mistake { place, message, help } in mistakes {
@@ -878,7 +1088,7 @@ impl Loader<'_, '_> {
         }
     }
 
-    fn finish(self, sources: &[Source<'_>]) -> Result<Loaded, Diagnostics> {
+    fn finish(mut self, sources: &[Source<'_>]) -> Result<Loaded, Diagnostics> {
         let order = |diagnostics: &mut Vec<Diagnostic>| {
             let number: HashMap<&str, usize> = sources
                 .iter()
@@ -888,6 +1098,20 @@ impl Loader<'_, '_> {
             diagnostics.sort_by_key(|found| (number.get(&*found.file).copied(), found.line, found.column));
             diagnostics.dedup();
         };
+        if self.checker.errors.is_empty() {
+            self.settle();
+        }
+        let drafts = std::mem::take(&mut self.drafts);
+        let mut conditions = Vec::with_capacity(drafts.len());
+        let never = self.checker.graph.constant(false);
+        let mut rules = Vec::with_capacity(drafts.len());
+        let mut correlations = Vec::new();
+        for Draft { rule, correlation, .. } in drafts {
+            conditions.push(if correlation.is_some() { never } else { rule.node });
+            rules.push(rule);
+            correlations.push(correlation);
+        }
+        let (correlations, listeners) = correlated::link(correlations, &mut conditions);
         let Checker {
             mut graph,
             mut errors,
@@ -899,12 +1123,10 @@ impl Loader<'_, '_> {
             return Err(Diagnostics(errors));
         }
         order(&mut warnings);
-        let roots: Vec<NodeId> = self.rules.iter().map(|rule| rule.node).collect();
-        let program = Program::new(&mut graph, &roots);
-        let kinds = self
-            .rules
+        let program = Program::new(&mut graph, &conditions);
+        let kinds = rules
             .iter()
-            .fold(KindSet::EMPTY, |sum, rule| sum.union(rule.kinds));
+            .fold(KindSet::EMPTY, |sum: KindSet, rule: &Rule| sum.union(rule.kinds));
         let mut hasher = Sha256::new();
         for source in sources {
             hasher.update(source.text.as_bytes());
@@ -914,11 +1136,13 @@ impl Loader<'_, '_> {
             digest.push_str(&format!("{byte:02x}"));
         }
         let ruleset = Ruleset {
-            rules: self.rules,
+            rules,
             digest,
             kinds,
             program,
             graph,
+            correlations,
+            listeners,
         };
         Ok(Loaded {
             ruleset,
@@ -983,7 +1207,7 @@ fn slug(name: &str) -> String {
 }
 
 /// `500ms`, `60s`, `5m`, `2h` or `1d`.
-fn duration_ms(text: &str) -> Option<u64> {
+pub(crate) fn duration_ms(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().ok()?;
     let factor = match &text[digits..] {

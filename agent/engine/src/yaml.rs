@@ -41,6 +41,15 @@ impl Node {
         }
     }
 
+    /// The mapping with these entries in its place.
+    pub(crate) fn with_entries(&self, entries: Vec<(Self, Self)>) -> Self {
+        Self {
+            place: self.place,
+            end: self.end,
+            value: Value::Mapping(entries),
+        }
+    }
+
     /// Whether this is YAML's null.
     pub(crate) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))

@@ -92,7 +92,7 @@ fn what_does_not_run_is_told() {
         told,
         [
             ("Disabled", Inactivity::Disabled, "disabled by `enabled: false`"),
-            ("Later", Inactivity::Key, "key `sequence` needs a later version"),
+            ("Later", Inactivity::Key, "key `response` needs a later version"),
             (
                 "Elsewhere",
                 Inactivity::Source,
