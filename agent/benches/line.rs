@@ -181,6 +181,7 @@ fn line(criterion: &mut Criterion) {
     let host = Host {
         name: "bench".to_owned(),
         boot_to_wall_ns: 0,
+        in_run: false,
     };
     let names = Names::of_host();
     let mut group = criterion.benchmark_group("line");

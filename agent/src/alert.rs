@@ -4,11 +4,13 @@
 
 use std::{borrow::Cow, collections::BTreeSet, fmt::Write as _, sync::Arc};
 
+use prost::Message as _;
 use prost_types::Timestamp;
 use sha2::{Digest as _, Sha256};
 use staghound_ebpf::flags;
 use staghound_engine::{
     event::EventKind,
+    memory::Evidence,
     ruleset::{Rule, Severity},
 };
 use staghound_proto::v1;
@@ -28,6 +30,8 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 const PATH_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of the arguments of a call.
 const CALL_ARGUMENTS_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of each path, and of the arguments of a call, of an event before the one that an alert is about.
+const EARLIER_PATH_BYTES_MAX: usize = 1024;
 /// Bytes of all answers of a DNS message.
 const ANSWERS_BYTES_MAX: usize = 4 * 1024;
 /// What an argument costs beside its bytes.
@@ -68,15 +72,86 @@ pub struct Origin {
     pub ruleset_digest: Arc<str>,
 }
 
+/// What is kept of an event that may become part of an alert about several.
+#[derive(Clone, Debug)]
+pub struct Earlier(Arc<v1::EarlierEvent>);
+
+impl Earlier {
+    /// What an alert about a later event shows of this one.
+    #[must_use]
+    pub fn of(event: &Event<'_>) -> Self {
+        let mut shown = Shown {
+            path_bytes_max: EARLIER_PATH_BYTES_MAX,
+            arguments_bytes_max: EARLIER_PATH_BYTES_MAX,
+            ..Shown::default()
+        };
+        let names = Names {
+            args: "args",
+            env: "env",
+            executable: "executable",
+            cwd: "cwd",
+        };
+        let process = v1::Process {
+            tid: event.tid,
+            parent_pid: event.ppid,
+            name: printable(&event.comm),
+            credentials: Some(credentials(&event.credentials, event)),
+            cgroup_id: event.cgroup_id,
+            ..process(&event.process, event, ANCESTOR, names, &mut shown)
+        };
+        Self(Arc::new(v1::EarlierEvent {
+            event_time: Some(timestamp(event.wall_ns(event.time_ns))),
+            boot_time_ns: event.time_ns,
+            event: Some(told(event, shown)),
+            process: Some(process),
+        }))
+    }
+}
+
+impl Evidence for Earlier {
+    fn bytes(&self) -> usize {
+        // As it is on the wire, and about as much again for what holds it together.
+        2 * self.0.encoded_len() + size_of::<v1::EarlierEvent>()
+    }
+}
+
+/// The same events as the wire has them.
+#[must_use]
+pub fn earlier(events: &[Earlier]) -> Vec<v1::EarlierEvent> {
+    events.iter().map(|Earlier(event)| (**event).clone()).collect()
+}
+
+/// The alert for events of a time that has passed: it is about the last one that was kept.
+#[must_use]
+pub fn late(rule: &Rule, events: &[Earlier], origin: &Origin) -> v1::Alert {
+    let mut events = earlier(events);
+    let last = events.pop().unwrap_or_default();
+    let executable = last.process.as_ref().map_or("", |process| process.executable.as_str());
+    v1::Alert {
+        fingerprint: digest(&[rule.id.as_bytes(), executable.as_bytes()]),
+        event_time: last.event_time,
+        boot_time_ns: last.boot_time_ns,
+        rule: Some(reference(rule, origin)),
+        severity: severity(rule.severity).into(),
+        techniques: techniques(rule),
+        // The output of a rule speaks of one event, and that one is gone.
+        message: rule.name.to_string(),
+        event: last.event,
+        process: last.process,
+        host: Some(origin.host.clone()),
+        run_id: origin.run_id.clone(),
+        count: 1,
+        earlier: events,
+        ..v1::Alert::default()
+    }
+}
+
 /// The alert for an event that a rule matched.
 #[must_use]
 pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
     let mut shown = Shown::default();
     let process = actor(event, &mut shown);
     let ancestors = ancestors(event, &mut shown);
-    let object = object(event, &mut shown);
-    let arguments = shown.call_arguments(event);
-    let target = event.aim().map(|aim| target(&aim, &mut shown));
     let mut message = String::new();
     rule.output.render(event, &mut message);
     let message = shown.message(&message);
@@ -86,35 +161,11 @@ pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
         boot_time_ns: event.time_ns,
         ingest_time: None,
         unattended: false,
-        rule: Some(v1::RuleRef {
-            id: rule.id.to_string(),
-            name: rule.name.to_string(),
-            description: rule.description.to_string(),
-            remediation: rule.remediation.to_string(),
-            tags: rule.tags.iter().map(ToString::to_string).collect(),
-            ruleset_digest: origin.ruleset_digest.to_string(),
-        }),
+        rule: Some(reference(rule, origin)),
         severity: severity(rule.severity).into(),
-        techniques: rule
-            .attack
-            .iter()
-            .map(|technique| v1::Technique {
-                id: technique.id.to_string(),
-                name: technique.name.to_string(),
-                tactics: technique.tactics.iter().map(ToString::to_string).collect(),
-            })
-            .collect(),
+        techniques: techniques(rule),
         message,
-        event: Some(v1::Event {
-            r#type: event.event_type.to_owned(),
-            result: event.result(),
-            object,
-            arguments,
-            io_uring: event.is_by_ring(),
-            result_unknown: event.is_result_unknown(),
-            target,
-            truncated: shown.truncated(event),
-        }),
+        event: Some(told(event, shown)),
         process: Some(process),
         ancestors,
         host: Some(origin.host.clone()),
@@ -122,6 +173,48 @@ pub fn of(rule: &Rule, event: &Event<'_>, origin: &Origin) -> v1::Alert {
         run_id: origin.run_id.clone(),
         count: event.count(),
         responses: Vec::new(),
+        earlier: Vec::new(),
+        held_back: 0,
+    }
+}
+
+/// The rule behind an alert.
+fn reference(rule: &Rule, origin: &Origin) -> v1::RuleRef {
+    v1::RuleRef {
+        id: rule.id.to_string(),
+        name: rule.name.to_string(),
+        description: rule.description.to_string(),
+        remediation: rule.remediation.to_string(),
+        tags: rule.tags.iter().map(ToString::to_string).collect(),
+        ruleset_digest: origin.ruleset_digest.to_string(),
+    }
+}
+
+fn techniques(rule: &Rule) -> Vec<v1::Technique> {
+    rule.attack
+        .iter()
+        .map(|technique| v1::Technique {
+            id: technique.id.to_string(),
+            name: technique.name.to_string(),
+            tactics: technique.tactics.iter().map(ToString::to_string).collect(),
+        })
+        .collect()
+}
+
+/// What happened; last of all, so that what was cut is known.
+fn told(event: &Event<'_>, mut shown: Shown) -> v1::Event {
+    let object = object(event, &mut shown);
+    let arguments = shown.call_arguments(event);
+    let target = event.aim().map(|aim| target(&aim, &mut shown));
+    v1::Event {
+        r#type: event.event_type.to_owned(),
+        result: event.result(),
+        object,
+        arguments,
+        io_uring: event.is_by_ring(),
+        result_unknown: event.is_result_unknown(),
+        target,
+        truncated: shown.truncated(event),
     }
 }
 
@@ -148,22 +241,10 @@ pub fn timestamp(wall_ns: i64) -> Timestamp {
 
 /// Rule, executable and object; never what differs from host to host, such as a pid or a port of our own.
 fn fingerprint(rule: &Rule, event: &Event<'_>) -> String {
-    let mut hasher = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    part(rule.id.as_bytes());
-    part(&event.process.image.executable);
-    if let Some(path) = event.path() {
-        part(&everywhere(path));
-    }
-    if let Some(to) = event.new_path() {
-        part(&everywhere(to));
-    }
-    if let Some(behaviour) = event.behaviour() {
-        part(behaviour.as_bytes());
-    }
+    let mut parts: Vec<Cow<'_, [u8]>> = vec![rule.id.as_bytes().into(), (&*event.process.image.executable).into()];
+    parts.extend(event.path().map(everywhere));
+    parts.extend(event.new_path().map(everywhere));
+    parts.extend(event.behaviour().map(|behaviour| behaviour.into_bytes().into()));
     if let Some(ends) = event.ends() {
         // Who connects to us, and from which port we connect, is another every time.
         let end = if ends.is_server {
@@ -171,7 +252,17 @@ fn fingerprint(rule: &Rule, event: &Event<'_>) -> String {
         } else {
             ends.remote.map(|remote| remote.to_string())
         };
-        part(end.unwrap_or_default().as_bytes());
+        parts.push(end.unwrap_or_default().into_bytes().into());
+    }
+    digest(&parts)
+}
+
+fn digest(parts: &[impl AsRef<[u8]>]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        let bytes = part.as_ref();
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
     }
     let digest = hasher.finalize();
     digest[..16].iter().fold(String::with_capacity(32), |mut text, byte| {
@@ -199,12 +290,24 @@ fn everywhere(path: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// What came of making an alert that fits.
-#[derive(Default)]
 struct Shown {
+    path_bytes_max: usize,
+    arguments_bytes_max: usize,
     /// Names of the parts that were cut.
     cut: BTreeSet<&'static str>,
     /// Secrets that were found in arguments.
     hidden: Vec<String>,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self {
+            path_bytes_max: PATH_BYTES_MAX,
+            arguments_bytes_max: CALL_ARGUMENTS_BYTES_MAX,
+            cut: BTreeSet::new(),
+            hidden: Vec::new(),
+        }
+    }
 }
 
 impl Shown {
@@ -255,10 +358,10 @@ impl Shown {
             return String::new();
         };
         // Redacted first and cut then, as above.
-        let text = self.text(event.arguments(), 2 * CALL_ARGUMENTS_BYTES_MAX, "arguments");
+        let text = self.text(event.arguments(), 2 * self.arguments_bytes_max, "arguments");
         let mut text = redact::text(&text);
-        if text.len() > CALL_ARGUMENTS_BYTES_MAX {
-            text.truncate(text.floor_char_boundary(CALL_ARGUMENTS_BYTES_MAX));
+        if text.len() > self.arguments_bytes_max {
+            text.truncate(text.floor_char_boundary(self.arguments_bytes_max));
             self.cut.insert("arguments");
         }
         text
@@ -304,7 +407,8 @@ fn target(aim: &Aim<'_>, shown: &mut Shown) -> v1::Target {
 }
 
 fn object(event: &Event<'_>, shown: &mut Shown) -> Option<v1::event::Object> {
-    let mut path = |bytes: &[u8]| shown.text(bytes, PATH_BYTES_MAX, "path");
+    let path_bytes_max = shown.path_bytes_max;
+    let mut path = |bytes: &[u8]| shown.text(bytes, path_bytes_max, "path");
     match &event.detail {
         Detail::Process(_) | Detail::Fork(_) => None,
         Detail::Open(open, name) => Some(v1::event::Object::File(v1::File {
@@ -351,7 +455,7 @@ fn object(event: &Event<'_>, shown: &mut Shown) -> Option<v1::event::Object> {
             if matches!(event.kind, EventKind::Send | EventKind::Receive) {
                 told.dns_name = path(name);
                 told.tls_server_name = event.server_name().map(printable).unwrap_or_default();
-                let mut room = ANSWERS_BYTES_MAX;
+                let mut room = ANSWERS_BYTES_MAX.min(path_bytes_max);
                 for answer in event.dns_answers() {
                     let answer = shown.text(answer, room, "dns_answers");
                     room = room.saturating_sub(answer.len() + ARGUMENT_COST);
@@ -493,7 +597,6 @@ mod tests {
         process::ProcessTable,
         sensor::decode,
     };
-    use prost::Message as _;
     use staghound_ebpf::{Call, Exec, Fork, Header, Kind, PathChange, Socket, Span};
     use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -525,6 +628,7 @@ mod tests {
         let host = Host {
             name: "h".to_owned(),
             boot_to_wall_ns: 0,
+            in_run: false,
         };
         let names = HostNames::of_host();
         then(&Event::of(&record, process, 1, &mut Recall::default(), table, &host, &names).unwrap())
@@ -569,7 +673,11 @@ mod tests {
         let bytes = record(Kind::Exec, first + 90, exec.as_bytes(), &data);
         with_event(&mut table, &bytes, |event| {
             for rule in loaded.ruleset.rules().iter().step_by(16) {
-                let alert = of(rule, event, &origin());
+                // As many earlier events as the longest sequence has.
+                let alert = v1::Alert {
+                    earlier: earlier(&vec![Earlier::of(event); 15]),
+                    ..of(rule, event, &origin())
+                };
                 let json = staghound_proto::json::to_string(&alert);
                 assert!(
                     alert.encoded_len() <= 256 * 1024,
@@ -586,6 +694,32 @@ mod tests {
                 }
             }
         });
+    }
+
+    #[test]
+    fn an_alert_about_a_time_that_has_passed_is_about_the_last_event_that_was_kept() {
+        let loaded = packs::load_with_embedded(&[]).unwrap();
+        let rule = &loaded.ruleset.rules()[0];
+        let data = b"x\0--password\0hunter22\0";
+        let exec = Exec {
+            args: span(0, data.len()),
+            ..Exec::default()
+        };
+        let events: Vec<Earlier> = [4_000_000, 4_000_001]
+            .map(|pid| {
+                let bytes = record(Kind::Exec, pid, exec.as_bytes(), data);
+                with_event(&mut ProcessTable::default(), &bytes, Earlier::of)
+            })
+            .to_vec();
+        assert!(events[0].bytes() > 100);
+        let alert = late(rule, &events, &origin());
+        assert_eq!(alert.process.unwrap().pid, 4_000_001);
+        assert_eq!(alert.event.unwrap().r#type, "execve");
+        let [before] = alert.earlier.as_slice() else {
+            panic!("one event is before the last");
+        };
+        assert_eq!(before.process.as_ref().unwrap().args, ["x", "--password", "<redacted>"]);
+        assert_eq!(late(rule, &[], &origin()).earlier, []);
     }
 
     #[test]

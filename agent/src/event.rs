@@ -27,7 +27,7 @@ use std::{
 
 use staghound_ebpf::{Call, Ended, Fork, Open, PathChange, Socket, Span, file_mode, flags, open_layer};
 use staghound_engine::{
-    event::{self, EventKind, Value, directory_of, file_name_of},
+    event::{self, EventKind, Subject, Value, directory_of, file_name_of},
     field::{Field, FieldArg, FieldRef},
 };
 
@@ -62,6 +62,8 @@ pub struct Host {
     pub name: String,
     /// Wall time minus time since boot, in nanoseconds; read once.
     pub boot_to_wall_ns: i64,
+    /// Whether all that is watched belongs to one run.
+    pub in_run: bool,
 }
 
 /// What an event is about, beside its process.
@@ -341,6 +343,26 @@ impl<'a> Event<'a> {
             | Detail::Ended(..)
             | Detail::Socket(..) => 1,
         }
+    }
+
+    /// The file that it is about: by inode where the record tells one, else by path. Of an exec, the program.
+    fn file_identity(&self) -> Option<u128> {
+        let (device, inode) = match &self.detail {
+            Detail::Process(_) if self.kind == EventKind::Exec => (self.process.image.device, self.process.image.inode),
+            Detail::Open(open, _) => (open.device, open.inode),
+            Detail::Call(call) => (call.device, call.inode),
+            Detail::Process(_)
+            | Detail::Fork(_)
+            | Detail::Rename(..)
+            | Detail::Unlink(..)
+            | Detail::Chmod(..)
+            | Detail::Socket(..)
+            | Detail::Ended(..) => (0, 0),
+        };
+        if inode != 0 {
+            return Some(u128::from(device) << 64 | u128::from(inode));
+        }
+        self.new_path().or_else(|| self.path()).map(event::identity_of)
     }
 
     /// Names of the parts that were cut.
@@ -931,6 +953,37 @@ fn text(bytes: &[u8]) -> Option<Value<'_>> {
 impl event::Event for Event<'_> {
     fn kind(&self) -> EventKind {
         self.kind
+    }
+
+    fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    fn weight(&self) -> u64 {
+        self.count()
+    }
+
+    fn identity(&self, subject: Subject) -> Option<u128> {
+        match subject {
+            Subject::Process => Some(self.process.identity_number()),
+            Subject::Lineage => Some(self.process.lineage().identity_number()),
+            Subject::File => self.file_identity(),
+            // A container is known by its pid namespace: each has one of its own, unless it shares the host's.
+            Subject::Container => {
+                let namespace = self.process.namespaces.pid;
+                (namespace != 0 && !self.process.is_in_initial_pid_namespace()).then(|| u128::from(namespace))
+            }
+            Subject::Run => self.host.in_run.then_some(0),
+            Subject::User => Some(u128::from(self.credentials.uid)),
+        }
+    }
+
+    fn ancestry(&self, visit: &mut dyn FnMut(u128) -> bool) {
+        for ancestor in self.process.ancestors() {
+            if !visit(ancestor.identity_number()) {
+                return;
+            }
+        }
     }
 
     fn value(&self, field: &FieldRef) -> Option<Value<'_>> {

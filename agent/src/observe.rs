@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use prometheus_client::metrics::counter::Counter;
-use staghound_engine::ruleset::{Loaded, Ruleset};
+use staghound_engine::ruleset::{Loaded, Ruleset, Severity};
 use staghound_proto::{
     json, text,
     v1::{Item, item},
@@ -325,7 +325,7 @@ fn hot(
 ) -> Result<Watched> {
     let mut processes = ProcessTable::seeded();
     let alerts = metrics.alerts();
-    let mut items = |item: Item, _rule: Option<&staghound_engine::ruleset::Rule>| {
+    let mut items = |item: Item, _severity: Option<Severity>| {
         let severity = match &item.kind {
             Some(item::Kind::Alert(alert)) => Some(alert.severity()),
             Some(item::Kind::Gap(_) | item::Kind::Run(_)) | None => None,

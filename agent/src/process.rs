@@ -48,6 +48,8 @@ const FURTHEST_KEPT: usize = 8;
 const CHECKED_AT_ONCE: usize = 200;
 /// Clock tick of `/proc/PID/stat`, in nanoseconds (`USER_HZ` is 100 on every architecture).
 const TICK_NS: u64 = 10_000_000;
+/// Pid of the maker of kernel threads; init has the one below.
+const KTHREADD: u32 = 2;
 /// Number of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 
@@ -166,6 +168,27 @@ impl Process {
     #[must_use]
     pub fn identity(&self) -> String {
         format!("{}-{}", self.pid, self.start_ns / TICK_NS)
+    }
+
+    /// The same identity as a number.
+    #[must_use]
+    pub fn identity_number(&self) -> u128 {
+        u128::from(self.pid) << 64 | u128::from(self.start_ns / TICK_NS)
+    }
+
+    /// The furthest ancestor that does not hold unrelated work together, or the process itself. Init does, and so does what
+    /// init started, such as a service manager or a login server, except for processes of its own control group.
+    #[must_use]
+    pub fn lineage(&self) -> &Self {
+        let mut furthest = self;
+        for ancestor in self.ancestors() {
+            let is_of_init = ancestor.ppid <= KTHREADD;
+            if ancestor.pid <= KTHREADD || (is_of_init && ancestor.cgroup_id != furthest.cgroup_id) {
+                break;
+            }
+            furthest = ancestor;
+        }
+        furthest
     }
 
     /// Who it ran as before the call or exec that the process was last heard to change credentials by: of an exec, a

@@ -86,7 +86,7 @@ impl Findings {
 
     fn add(&mut self, alert: v1::Alert, severity: Severity) {
         self.worst = self.worst.max(Some(severity));
-        let times = alert.count;
+        let times = alert.count + alert.held_back;
         if let Some(finding) = self.by_fingerprint.get_mut(&alert.fingerprint) {
             finding.times += times;
             return;
@@ -206,8 +206,8 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     let mut findings = Findings::new(config.fail_on);
     let mut gaps = 0_u64;
     let watched = {
-        let mut items = |item: v1::Item, rule: Option<&staghound_engine::ruleset::Rule>| match (item.kind, rule) {
-            (Some(v1::item::Kind::Alert(alert)), Some(rule)) => findings.add(alert, rule.severity),
+        let mut items = |item: v1::Item, severity: Option<Severity>| match (item.kind, severity) {
+            (Some(v1::item::Kind::Alert(alert)), Some(severity)) => findings.add(alert, severity),
             _ => gaps += 1,
         };
         let mut rules = Reloadable::fixed(loaded.ruleset);
@@ -416,6 +416,7 @@ fn summary(
     for finding in &sorted {
         let shown = v1::Alert {
             count: finding.times,
+            held_back: 0,
             ..finding.alert.clone()
         };
         summary += &text::alert(&shown, colour);

@@ -14,12 +14,14 @@ use prometheus_client::metrics::counter::Counter;
 use staghound_ebpf::{Kind, Loss};
 use staghound_engine::{
     compile::Scratch,
-    ruleset::{Rule, Ruleset},
+    memory::{Memory, MemoryCounts},
+    ruleset::{Found, Rule, Ruleset, Severity},
+    throttle::Throttles,
 };
 use staghound_proto::v1::{self, GapReason, ObservationGap, item};
 
 use crate::{
-    alert::{self, Origin},
+    alert::{self, Earlier, Origin},
     event::{Event, Host, Names, Recall, RecallCounts},
     guard::Guard,
     metrics::{BySeverity, Metrics},
@@ -35,6 +37,10 @@ const BATCH: usize = 4096;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long to go on reading after the end was asked for, if records keep coming.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Events of other processors, and those that are being read, come so late at most as a rule, in nanoseconds: a time is
+/// over only then.
+const LATE_NS: u64 = 2_000_000_000;
 
 /// Longer than this beyond the wait that it asked for, the loop was kept from running.
 const STALL: Duration = Duration::from_secs(2);
@@ -52,8 +58,8 @@ pub struct Watch<'a> {
     pub origin: &'a mut Origin,
     /// Counters, resolved in advance.
     pub counters: Counters,
-    /// Takes alerts and gaps; must not block.
-    pub items: &'a mut dyn FnMut(v1::Item, Option<&Rule>),
+    /// Takes alerts, with their severity, and gaps; must not block.
+    pub items: &'a mut dyn FnMut(v1::Item, Option<Severity>),
 }
 
 /// Everything the loop counts.
@@ -108,6 +114,106 @@ pub struct Watched {
     pub table: TableCounts,
     /// What remembering from one record to the next has cost.
     pub recall: RecallCounts,
+    /// What remembering for rules over several events has cost.
+    pub memory: MemoryCounts,
+}
+
+/// An alert that waits to be told, with its severity.
+type Waiting = (Box<v1::Alert>, Severity);
+
+/// What rules remember from one event to the next.
+#[derive(Default)]
+struct Remembered {
+    memory: Memory<Earlier>,
+    throttles: Throttles<Waiting>,
+}
+
+/// What turns matches into alerts that are told.
+struct Told<'a> {
+    rules: &'a Ruleset,
+    origin: &'a Origin,
+    counters: &'a Counters,
+    items: &'a mut dyn FnMut(v1::Item, Option<Severity>),
+}
+
+impl Remembered {
+    /// Takes in an event: what matches becomes an alert, unless its rule has told enough for now.
+    fn take_in(&mut self, event: &Event<'_>, unattended: bool, scratch: &mut Scratch, told: Told<'_>) {
+        let Self { memory, throttles } = self;
+        let Told {
+            rules,
+            origin,
+            counters,
+            items,
+        } = told;
+        rules.follow(
+            event,
+            scratch,
+            memory,
+            &mut || Earlier::of(event),
+            &mut |found| match found {
+                Found::Now(rule, earlier) => {
+                    counters.matches.of(alert::severity(rule.severity)).inc();
+                    let make = || {
+                        let alert = v1::Alert {
+                            unattended,
+                            earlier: alert::earlier(&earlier),
+                            ..alert::of(rule, event, origin)
+                        };
+                        (Box::new(alert), rule.severity)
+                    };
+                    throttles.offer(rule, event, make, &mut |waiting, more| tell(waiting, more, items));
+                }
+                Found::Late(rule, events) => tell_late(rule, &events, counters, origin, items),
+            },
+        );
+    }
+
+    /// Tells what was held back until now, and judges times that are over.
+    fn pass_time(&mut self, now_ns: u64, told: Told<'_>) {
+        let Told {
+            rules,
+            origin,
+            counters,
+            items,
+        } = told;
+        self.throttles
+            .pass_time(now_ns, &mut |waiting, more| tell(waiting, more, items));
+        rules.pass_time(now_ns.saturating_sub(LATE_NS), &mut self.memory, &mut |found| {
+            let (Found::Now(rule, events) | Found::Late(rule, events)) = found;
+            tell_late(rule, &events, counters, origin, items);
+        });
+    }
+}
+
+impl Watch<'_> {
+    fn told(&mut self) -> Told<'_> {
+        Told {
+            rules: self.rules.current(),
+            origin: self.origin,
+            counters: &self.counters,
+            items: self.items,
+        }
+    }
+}
+
+fn tell((alert, severity): Waiting, held_back: u64, items: &mut dyn FnMut(v1::Item, Option<Severity>)) {
+    let alert = v1::Alert { held_back, ..*alert };
+    let item = v1::Item {
+        kind: Some(item::Kind::Alert(alert)),
+    };
+    items(item, Some(severity));
+}
+
+fn tell_late(
+    rule: &Rule,
+    events: &[Earlier],
+    counters: &Counters,
+    origin: &Origin,
+    items: &mut dyn FnMut(v1::Item, Option<Severity>),
+) {
+    counters.matches.of(alert::severity(rule.severity)).inc();
+    tell((Box::new(alert::late(rule, events, origin)), rule.severity), 0, items);
 }
 
 impl Watched {
@@ -127,11 +233,13 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
     let host = Host {
         name: watch.origin.host.name.clone(),
         boot_to_wall_ns: boot_to_wall_ns(),
+        in_run: !watch.origin.run_id.is_empty(),
     };
     let mut names = Names::of_host();
     let mut names_read = names_changed();
     let mut scratch = Scratch::new();
     let mut recall = Recall::default();
+    let mut remembered = Remembered::default();
     let mut guard = Guard::default();
     let mut watched = Watched::default();
     let mut housekeeping = Instant::now();
@@ -147,17 +255,19 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
         } else {
             sensor.wait(HOUSEKEEPING);
         }
+        let before = std::sync::Arc::clone(watch.rules.current());
         if watch.rules.refresh() {
             // Before the rules are used, so that nothing they want is left out.
             sensor.demand(&watch.rules.current().demand())?;
             watch.origin.ruleset_digest = watch.rules.current().digest().into();
+            watch.rules.current().take_over(&mut remembered.memory, &before);
             scratch = Scratch::new();
         }
+        drop(before);
         let last = std::mem::replace(&mut turn, (Instant::now(), SystemTime::now()));
         if is_stalled(turn.0 - last.0) {
             tell_stall(watch, last.1, turn.1);
         }
-        let rules = watch.rules.current();
         let mut newest_ns = None;
         let drained = sensor.drain(BATCH, |bytes| {
             watched.records += 1;
@@ -179,19 +289,13 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             let Some(event) = Event::of(&record, process, number, &mut recall, watch.processes, &host, &names) else {
                 return;
             };
-            rules.matches(&event, &mut scratch, &mut |rule| {
-                watch.counters.matches.of(alert::severity(rule.severity)).inc();
-                let alert = v1::Alert {
-                    unattended,
-                    ..alert::of(rule, &event, watch.origin)
-                };
-                (watch.items)(
-                    v1::Item {
-                        kind: Some(item::Kind::Alert(alert)),
-                    },
-                    Some(rule),
-                );
-            });
+            let told = Told {
+                rules: watch.rules.current(),
+                origin: watch.origin,
+                counters: &watch.counters,
+                items: watch.items,
+            };
+            remembered.take_in(&event, unattended, &mut scratch, told);
         });
         if let Some(newest_ns) = newest_ns {
             // Once for each batch: a histogram costs more than a match.
@@ -208,7 +312,9 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             housekeeping = Instant::now();
             let now = SystemTime::now();
             tell_losses(sensor, watch, &mut watched, recall.counts(), (gap_from, now))?;
+            tell_forgotten(watch, &mut watched, remembered.memory.counts(), (gap_from, now));
             let boot_time_ns = u64::try_from(clock_ns(libc::CLOCK_BOOTTIME)).unwrap_or(0);
+            remembered.pass_time(boot_time_ns, watch.told());
             for item in guard.tell(sensor.check(), watch.origin, (gap_from, now), boot_time_ns) {
                 (watch.items)(item, None);
             }
@@ -231,14 +337,45 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             }
         }
     }
-    tell_losses(
-        sensor,
-        watch,
-        &mut watched,
-        recall.counts(),
-        (gap_from, SystemTime::now()),
-    )?;
+    // A run is over as a whole, and so is every time in it; that of the host goes on without us.
+    if watch.origin.run_id.is_empty() {
+        let Remembered { throttles, .. } = &mut remembered;
+        throttles.finish(&mut |waiting, more| tell(waiting, more, watch.items));
+    } else {
+        remembered.pass_time(u64::MAX, watch.told());
+    }
+    let until = (gap_from, SystemTime::now());
+    tell_forgotten(watch, &mut watched, remembered.memory.counts(), until);
+    tell_losses(sensor, watch, &mut watched, recall.counts(), until)?;
     Ok(watched)
+}
+
+/// Tells what rules over several events had to forget: what they would have matched with is not known.
+fn tell_forgotten(
+    watch: &mut Watch<'_>,
+    watched: &mut Watched,
+    counts: MemoryCounts,
+    (from, to): (SystemTime, SystemTime),
+) {
+    let count = |counts: MemoryCounts| counts.forgotten + counts.left_out;
+    let more = count(counts) - count(watched.memory);
+    watched.memory = counts;
+    if more == 0 {
+        return;
+    }
+    watch
+        .counters
+        .metrics
+        .records_lost("sequences", "memory_full")
+        .inc_by(more);
+    let gap = ObservationGap {
+        from: Some(from.into()),
+        to: Some(to.into()),
+        hook: "sequences".to_owned(),
+        count: more,
+        reason: GapReason::TableEviction.into(),
+    };
+    (watch.items)(observation_gap(gap), None);
 }
 
 /// Puts what was lost since the last time into metrics and, as gaps, into the stream.

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use prost_types::Timestamp;
 
-use crate::v1::{Alert, Entry, Gap, ObservationGap, Process, RunRecord, SequenceGap, Severity, Verdict, gap, item};
+use crate::v1::{
+    Alert, EarlierEvent, Entry, Gap, ObservationGap, Process, RunRecord, SequenceGap, Severity, Verdict, event, gap,
+    item,
+};
 
 const BOLD: &str = "\u{1b}[1m";
 const DIM: &str = "\u{1b}[2m";
@@ -92,11 +95,51 @@ pub fn alert(alert: &Alert, colour: bool) -> String {
     if alert.count > 1 {
         detail("count", &alert.count.to_string());
     }
+    if alert.held_back > 0 {
+        detail(
+            "more",
+            &format!("{} alerts of this rule were held back", alert.held_back),
+        );
+    }
+    for earlier in &alert.earlier {
+        detail("before", &describe_earlier(earlier));
+    }
     for response in &alert.responses {
         detail("response", &format!("{}: {}", response.action, response.outcome));
     }
     detail("fix", rule.map_or("", |rule| &rule.remediation));
     text
+}
+
+/// When, what, on what and by whom, in one line.
+fn describe_earlier(earlier: &EarlierEvent) -> String {
+    let event = earlier.event.as_ref();
+    let object = match event.and_then(|event| event.object.as_ref()) {
+        Some(event::Object::File(file)) if file.new_path.is_empty() => file.path.clone(),
+        Some(event::Object::File(file)) => format!("{} → {}", file.path, file.new_path),
+        Some(event::Object::Socket(socket)) if socket.remote_address.is_empty() => String::new(),
+        Some(event::Object::Socket(socket)) => format!("{} port {}", socket.remote_address, socket.remote_port),
+        None => earlier
+            .process
+            .as_ref()
+            .map_or(String::new(), |process| process.args.join(" ")),
+    };
+    let words = [
+        time(earlier.event_time),
+        event.map_or(String::new(), |event| event.r#type.clone()),
+        object,
+        earlier
+            .process
+            .as_ref()
+            .map(|by| format!("by {}", process(by)))
+            .unwrap_or_default(),
+    ];
+    let words: Vec<&str> = words
+        .iter()
+        .map(String::as_str)
+        .filter(|word| !word.is_empty())
+        .collect();
+    words.join(" ")
 }
 
 fn process(process: &Process) -> String {
@@ -275,6 +318,39 @@ mod tests {
 ";
         assert_eq!(super::entry(&entry(item::Kind::Alert(alert())), false), expected);
         assert!(super::entry(&entry(item::Kind::Alert(alert())), true).contains("\u{1b}[1;31mHIGH"));
+    }
+
+    #[test]
+    fn what_an_alert_stands_for_beside_its_event_is_told() {
+        let file = crate::v1::File {
+            path: "/tmp/x\u{7}".to_owned(),
+            ..crate::v1::File::default()
+        };
+        let earlier = EarlierEvent {
+            event_time: Some(Timestamp {
+                seconds: 1_790_000_000,
+                nanos: 0,
+            }),
+            event: Some(crate::v1::Event {
+                r#type: "openat".to_owned(),
+                object: Some(event::Object::File(file)),
+                ..crate::v1::Event::default()
+            }),
+            process: Some(Process {
+                name: "sh".to_owned(),
+                pid: 7,
+                ..Process::default()
+            }),
+            ..EarlierEvent::default()
+        };
+        let alert = Alert {
+            earlier: vec![earlier],
+            held_back: 3,
+            ..alert()
+        };
+        let told = super::alert(&alert, false);
+        let lines = "    more     3 alerts of this rule were held back\n    before   2026-09-21T14:13:20.000Z openat /tmp/x\\u{7} by sh(7)\n";
+        assert!(told.contains(lines), "{told}");
     }
 
     #[test]

@@ -383,6 +383,7 @@ impl Capture {
             host: Host {
                 name: "test".to_owned(),
                 boot_to_wall_ns: 0,
+                in_run: false,
             },
             names: Names::of_host(),
             number: 0,

@@ -66,6 +66,7 @@ impl World {
             host: Host {
                 name: "h".to_owned(),
                 boot_to_wall_ns: 1_700_000_000_000_000_000,
+                in_run: false,
             },
             names: Names::of_host(),
         };

@@ -401,6 +401,32 @@ fn a_process_of_many_ancestors_has_children_of_the_right_depth() {
 }
 
 #[test]
+fn a_lineage_is_what_one_session_or_service_does() {
+    let mut told = Told::default();
+    let process = |told: &mut Told, pid: u32, ppid: u32, cgroup: u64, parent: Option<&Arc<Process>>| {
+        let mut made = (*told.fork((1, 1), (1000 + pid, u64::from(pid)))).clone();
+        (made.pid, made.ppid, made.cgroup_id) = (pid, ppid, cgroup);
+        made.parent = parent.cloned();
+        Arc::new(made)
+    };
+    let init = process(&mut told, 1, 0, 1, None);
+    let login = process(&mut told, 50, 1, 2, Some(&init));
+    let session = process(&mut told, 60, 50, 3, Some(&login));
+    let shell = process(&mut told, 61, 60, 3, Some(&session));
+    let one = process(&mut told, 62, 61, 3, Some(&shell));
+    let other = process(&mut told, 60, 50, 4, Some(&login));
+    // A session is what a login server started, which is of another control group.
+    assert_eq!(one.lineage().identity_number(), session.identity_number());
+    assert_eq!(session.lineage().identity_number(), session.identity_number());
+    assert_ne!(other.lineage().pid, login.pid);
+    assert_eq!(login.lineage().pid, login.pid);
+    // The children of a service are of its control group.
+    let worker = process(&mut told, 70, 50, 2, Some(&login));
+    let child = process(&mut told, 71, 70, 2, Some(&worker));
+    assert_eq!(child.lineage().pid, login.pid);
+}
+
+#[test]
 fn sessions_and_groups_are_followed() {
     let mut told = Told::default();
     told.exec((1, 10), "init");
