@@ -58,6 +58,90 @@ pub(crate) const BENCH_TOOLS: [Tool; 2] = [
     },
 ];
 
+/// What the scenarios act with.
+pub(crate) const SCENARIO_TOOLS: [Tool; 20] = [
+    Tool {
+        program: "unshare",
+        package: "util-linux",
+    },
+    Tool {
+        program: "ip",
+        package: "iproute2",
+    },
+    Tool {
+        program: "python3",
+        package: "python3",
+    },
+    Tool {
+        program: "pip3",
+        package: "python3-pip",
+    },
+    Tool {
+        program: "node",
+        package: "nodejs",
+    },
+    Tool {
+        program: "npm",
+        package: "npm",
+    },
+    Tool {
+        program: "curl",
+        package: "curl",
+    },
+    Tool {
+        program: "socat",
+        package: "socat",
+    },
+    Tool {
+        program: "xz",
+        package: "xz-utils",
+    },
+    Tool {
+        program: "openssl",
+        package: "openssl",
+    },
+    Tool {
+        program: "pgrep",
+        package: "procps",
+    },
+    Tool {
+        program: "git",
+        package: "git",
+    },
+    Tool {
+        program: "ssh",
+        package: "openssh-client",
+    },
+    Tool {
+        program: "gdb",
+        package: "gdb",
+    },
+    Tool {
+        program: "strace",
+        package: "strace",
+    },
+    Tool {
+        program: "dpkg-buildpackage",
+        package: "dpkg-dev",
+    },
+    Tool {
+        program: "fakeroot",
+        package: "fakeroot",
+    },
+    Tool {
+        program: "zip",
+        package: "zip",
+    },
+    Tool {
+        program: "make",
+        package: "make",
+    },
+    Tool {
+        program: "gcc",
+        package: "gcc",
+    },
+];
+
 const NPM: [Tool; 1] = [Tool {
     program: "npm",
     package: "npm",
@@ -68,6 +152,7 @@ pub(crate) fn everything() -> Result<()> {
     build_tools()?;
     tools(&VM_TOOLS)?;
     tools(&BENCH_TOOLS)?;
+    tools(&SCENARIO_TOOLS)?;
     buf()?;
     cargo_deny()?;
     tell("everything is installed");

@@ -126,6 +126,7 @@ fn live(tests: &mut Tests, filter: Option<&str>) -> Result<()> {
         is_root(),
         "the live tests load programs into this kernel; run them as root"
     );
+    setup::tools(&setup::SCENARIO_TOOLS)?;
     let programs = binaries::build_live_programs()?;
     let mut command = cargo(&["test", "--package", "staghound-tests", "--no-fail-fast", "--"]);
     command

@@ -30,6 +30,9 @@ use initramfs::Archive;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The test program that acts with the programs of a whole system, of which a guest has none.
+const NOT_IN_GUESTS: &str = "scenarios-";
+
 /// Where things are in the guest.
 const GUEST_BINARIES: &str = "tests/bin";
 
@@ -399,6 +402,9 @@ impl Content {
         let tests = if options.record { &[] } else { programs.tests.as_slice() };
         for test in tests {
             let name = name(test)?;
+            if name.starts_with(NOT_IN_GUESTS) {
+                continue;
+            }
             if options
                 .program
                 .as_ref()
