@@ -45,19 +45,28 @@ pub fn check(paths: &[PathBuf], alone: bool) -> Result<String> {
 fn counts(loaded: &Loaded) -> String {
     let active = loaded.ruleset.rules().len();
     let of = |why| loaded.inactive.iter().filter(|inactive| inactive.why == why).count();
-    let reasons: Vec<String> = [
-        (Inactivity::Disabled, "disabled in their file"),
-        (Inactivity::Field, "need a field this version does not supply"),
+    let told = |reasons: &[(Inactivity, &str)]| -> Vec<String> {
+        let found = reasons.iter().filter(|(why, _)| of(*why) > 0);
+        found.map(|(why, text)| format!("{} {text}", of(*why))).collect()
+    };
+    let unsupported = [
+        (
+            Inactivity::Field,
+            "need a field or a modifier this version does not supply",
+        ),
         (Inactivity::Event, "need an event this version does not record"),
         (Inactivity::Key, "need a key this version cannot act on"),
-        (Inactivity::Source, "are for another source"),
         (Inactivity::Unsatisfiable, "can never match"),
         (Inactivity::Rule, "count matches of a rule that does not run"),
-    ]
-    .into_iter()
-    .filter(|(why, _)| of(*why) > 0)
-    .map(|(why, text)| format!("{} {text}", of(why)))
-    .collect();
+    ];
+    let mut reasons = told(&[
+        (Inactivity::Disabled, "disabled in their file"),
+        (Inactivity::Source, "not applicable, being for another source"),
+    ]);
+    let count: usize = unsupported.iter().map(|(why, _)| of(*why)).sum();
+    if count > 0 {
+        reasons.push(format!("{count} unsupported: {}", told(&unsupported).join(", ")));
+    }
     let examples: usize = loaded
         .ruleset
         .rules()

@@ -851,7 +851,7 @@ pub(crate) fn regex(pattern: &str) -> Result<regex::bytes::Regex, regex::Error> 
     build(&format!(r"\A(?:{pattern})\z"), unicode)
 }
 
-fn one_line(error: &regex::Error) -> String {
+pub(crate) fn one_line(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text
         .lines()

@@ -31,7 +31,6 @@ pub(crate) struct Correlation {
 }
 
 /// How the events must be.
-#[expect(dead_code, reason = "some are only made by the front end of Sigma")]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Pattern {
     /// One for each step, in this order.
@@ -51,12 +50,11 @@ pub(crate) enum Pattern {
 pub(crate) enum Distinct {
     /// The step, that is the rule that matched.
     Step,
-    /// The values of these fields, taken together.
-    Fields(Box<[FieldRef]>),
+    /// The values of these, taken together; of each the first field that an event has.
+    Fields(Box<[Box<[FieldRef]>]>),
 }
 
 /// What is measured over a window.
-#[expect(dead_code, reason = "some are only made by the front end of Sigma")]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Measure {
     Count,
@@ -68,7 +66,6 @@ pub(crate) enum Measure {
 }
 
 /// What a measure must be.
-#[expect(dead_code, reason = "some are only made by the front end of Sigma")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Bound {
     Equal(f64),
@@ -87,7 +84,6 @@ impl Bound {
 }
 
 /// What the events must have in common.
-#[expect(dead_code, reason = "some are only made by the front end of Sigma")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Join {
     /// The same subject.
@@ -96,10 +92,10 @@ pub(crate) enum Join {
     Generations(usize),
     /// Later ones are of the process of the first step, or of what comes of it.
     Descent,
-    /// The same value of a field.
-    Field(FieldRef),
-    /// The same value, of another field for each step.
-    Aliased(Box<[FieldRef]>),
+    /// The same value of a field: of the first of these that an event has.
+    Fields(Box<[FieldRef]>),
+    /// The same value, of other fields for each step.
+    Aliased(Box<[Box<[FieldRef]>]>),
 }
 
 impl fmt::Display for Join {
@@ -115,15 +111,18 @@ impl fmt::Display for Join {
             }),
             Self::Generations(generations) => write!(f, "lineage[{generations}]"),
             Self::Descent => f.write_str("descent"),
-            Self::Field(field) => write!(f, "{field}"),
-            Self::Aliased(fields) => {
-                for (index, field) in fields.iter().enumerate() {
-                    write!(f, "{}{field}", if index > 0 { "|" } else { "" })?;
-                }
-                Ok(())
+            Self::Fields(fields) => f.write_str(&shown(fields)),
+            Self::Aliased(steps) => {
+                let steps: Vec<String> = steps.iter().map(|fields| shown(fields)).collect();
+                f.write_str(&steps.join(" = "))
             }
         }
     }
+}
+
+/// Fields of which the first counts that an event has.
+pub(crate) fn shown(fields: &[FieldRef]) -> String {
+    fields.iter().map(ToString::to_string).collect::<Vec<_>>().join("|")
 }
 
 /// What an event belongs to: it is looked at together with those of an equal key.
@@ -144,13 +143,16 @@ impl Correlation {
                 },
                 Join::Generations(generations) => processes = Some(*generations),
                 Join::Descent => processes = Some(DESCENT_MAX),
-                Join::Field(field) => {
-                    if !value(event, field, &mut common) {
+                Join::Fields(fields) => {
+                    if !first_value(event, fields, &mut common) {
                         return Vec::new();
                     }
                 }
-                Join::Aliased(fields) => {
-                    if !fields.get(step).is_some_and(|field| value(event, field, &mut common)) {
+                Join::Aliased(steps) => {
+                    if !steps
+                        .get(step)
+                        .is_some_and(|fields| first_value(event, fields, &mut common))
+                    {
                         return Vec::new();
                     }
                 }
@@ -191,12 +193,16 @@ pub(crate) fn distinct<E: Event + ?Sized>(of: &Distinct, event: &E, step: usize)
     match of {
         Distinct::Step => bytes.extend_from_slice(&step.to_le_bytes()),
         Distinct::Fields(fields) => {
-            if !fields.iter().all(|field| value(event, field, &mut bytes)) {
+            if !fields.iter().all(|fields| first_value(event, fields, &mut bytes)) {
                 return None;
             }
         }
     }
     Some(bytes.into())
+}
+
+fn first_value<E: Event + ?Sized>(event: &E, fields: &[FieldRef], into: &mut Vec<u8>) -> bool {
+    fields.iter().any(|field| value(event, field, into))
 }
 
 /// Appends the value of a field, of a list the first, so that different values give different bytes; whether there is one.

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use crate::event::{Event, Value};
 use crate::field::{Field, FieldArg, FieldRef, Shape};
-use crate::ir::{FieldOrder, Graph, Node, NodeId, Operand, Predicate, Test, Transform};
+use crate::ir::{DatePart, FieldOrder, Graph, Node, NodeId, Operand, Predicate, Test, Transform};
 
 /// Whether `test` accepts some value of the field.
 pub(crate) fn any_value<E: Event + ?Sized>(
@@ -118,6 +118,10 @@ pub(crate) fn transformed<'v>(value: Value<'v>, operand: &Operand, buffer: &'v m
     if operand.transforms.is_empty() {
         return Some(value);
     }
+    if let [Transform::Date(part)] = *operand.transforms {
+        let Value::Number(time_ns) = value else { return None };
+        return Some(Value::Number(date_part(part, time_ns.div_euclid(1_000_000_000))));
+    }
     if let Value::Text(text) = value {
         buffer.clear();
         buffer.extend_from_slice(text);
@@ -137,9 +141,52 @@ pub(crate) fn transformed<'v>(value: Value<'v>, operand: &Operand, buffer: &'v m
             }
             Transform::Base64 => decode_base64(buffer)?,
             Transform::Length => return Some(Value::Number(i64::try_from(buffer.len()).ok()?)),
+            // Only of a number, and only alone.
+            Transform::Date(_) => return None,
         }
     }
     Some(Value::Text(buffer))
+}
+
+/// A part of the date so many seconds after 1970 began, in UTC.
+fn date_part(part: DatePart, seconds: i64) -> i64 {
+    let days = seconds.div_euclid(86_400);
+    let (year, month, day) = civil(days);
+    match part {
+        DatePart::Minute => seconds.div_euclid(60).rem_euclid(60),
+        DatePart::Hour => seconds.div_euclid(3600).rem_euclid(24),
+        DatePart::Day => day,
+        DatePart::Month => month,
+        DatePart::Year => year,
+        DatePart::Week => {
+            // The week is the one of its Thursday; 1970 began with one.
+            let thursday = days + 3 - (days + 3).rem_euclid(7);
+            let (year, ..) = civil(thursday);
+            let mut first = thursday;
+            while civil(first - 7).0 == year {
+                first -= 7;
+            }
+            (thursday - first) / 7 + 1
+        }
+    }
+}
+
+/// Year, month and day, so many days after 1970 began: counted in eras of 400 years that begin in March, so that the day
+/// that leap years have more is the last.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    (era * 400 + year + i64::from(month <= 2), month, day)
 }
 
 /// Decodes in place; `None` when the text is not Base64.
@@ -332,6 +379,33 @@ mod tests {
         assert_eq!(text("flags", 0o2000000 | 0o101), "O_WRONLY|O_CREAT|O_CLOEXEC");
         assert_eq!(text("flags", 0o20200002), "O_RDWR|O_TMPFILE");
         assert_eq!(text("fd", 3), "3");
+    }
+
+    #[test]
+    fn dates_are_taken_apart() {
+        let parts = |seconds| {
+            [
+                DatePart::Year,
+                DatePart::Month,
+                DatePart::Day,
+                DatePart::Hour,
+                DatePart::Minute,
+                DatePart::Week,
+            ]
+            .map(|part| date_part(part, seconds))
+        };
+        for (seconds, expected) in [
+            (0, [1970, 1, 1, 0, 0, 1]),
+            (951_782_399, [2000, 2, 28, 23, 59, 9]),
+            (951_782_400, [2000, 2, 29, 0, 0, 9]),
+            (1_609_459_199, [2020, 12, 31, 23, 59, 53]),
+            (1_609_459_200, [2021, 1, 1, 0, 0, 53]),
+            (1_767_225_600, [2026, 1, 1, 0, 0, 1]),
+            (1_735_603_200, [2024, 12, 31, 0, 0, 1]),
+            (-1, [1969, 12, 31, 23, 59, 1]),
+        ] {
+            assert_eq!(parts(seconds), expected, "{seconds}");
+        }
     }
 
     #[test]

@@ -55,6 +55,20 @@ pub(crate) enum Transform {
     Base64,
     Basename,
     Length,
+    /// Of a time in nanoseconds since 1970.
+    Date(DatePart),
+}
+
+/// A part of a date, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum DatePart {
+    Minute,
+    Hour,
+    Day,
+    /// By ISO 8601: the first week has the year's first Thursday.
+    Week,
+    Month,
+    Year,
 }
 
 /// What must hold of a value. Sets are sorted and hold no value twice.
@@ -186,7 +200,7 @@ impl Operand {
     pub(crate) fn ty(&self) -> FieldType {
         match self.transforms.last() {
             None => self.field.field.ty(),
-            Some(Transform::Length) => FieldType::Number,
+            Some(Transform::Length | Transform::Date(_)) => FieldType::Number,
             Some(Transform::ToLower | Transform::ToUpper | Transform::Base64 | Transform::Basename) => FieldType::Text,
         }
     }
@@ -436,6 +450,12 @@ impl fmt::Display for Operand {
                 Transform::Base64 => "b64(",
                 Transform::Basename => "basename(",
                 Transform::Length => "len(",
+                Transform::Date(DatePart::Minute) => "minute(",
+                Transform::Date(DatePart::Hour) => "hour(",
+                Transform::Date(DatePart::Day) => "day(",
+                Transform::Date(DatePart::Week) => "week(",
+                Transform::Date(DatePart::Month) => "month(",
+                Transform::Date(DatePart::Year) => "year(",
             })?;
         }
         write!(f, "{}", self.field)?;

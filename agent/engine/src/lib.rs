@@ -24,6 +24,7 @@ pub mod memory;
 pub mod output;
 mod pack;
 pub mod ruleset;
+mod sigma;
 pub mod source;
 pub mod syntax;
 mod syscalls;

@@ -14,6 +14,8 @@ pub(crate) struct Pack {
     pub(crate) lists: Vec<List>,
     pub(crate) macros: Vec<Macro>,
     pub(crate) rules: Vec<Definition>,
+    /// Documents in the language of Sigma.
+    pub(crate) sigma: Vec<Node>,
     list_names: HashMap<String, usize>,
     macro_names: HashMap<String, usize>,
     rule_names: HashMap<String, usize>,
@@ -184,6 +186,10 @@ impl<'a, 'f> Reader<'a, 'f> {
     /// Takes in one document of a file.
     pub(crate) fn document(&mut self, document: &Node) {
         if document.is_null() {
+            return;
+        }
+        if is_sigma(document) {
+            self.pack.sigma.push(document.clone());
             return;
         }
         let Value::Sequence(objects) = &document.value else {
@@ -597,26 +603,8 @@ impl<'a, 'f> Reader<'a, 'f> {
             return None;
         }
         let rule = Definition {
-            name,
-            place,
-            condition: None,
-            output: Text::default(),
-            description: String::new(),
-            priority: None,
-            severity: None,
-            id: None,
-            source: "syscall".to_owned(),
-            enabled: true,
-            tags: Vec::new(),
-            attack: Vec::new(),
-            remediation: String::new(),
-            references: Vec::new(),
-            exceptions: Vec::new(),
-            throttle: None,
-            sequence: None,
-            threshold: None,
-            examples: None,
             later,
+            ..Definition::new(name, place)
         };
         // Filled in by the same code that serves `override`, at the place the rule will have.
         let errors = self.errors.len();
@@ -913,6 +901,32 @@ impl<'a, 'f> Reader<'a, 'f> {
 }
 
 impl Definition {
+    /// A rule of which nothing is known but its name.
+    pub(crate) fn new(name: String, place: Place) -> Self {
+        Self {
+            name,
+            place,
+            condition: None,
+            output: Text::default(),
+            description: String::new(),
+            priority: None,
+            severity: None,
+            id: None,
+            source: "syscall".to_owned(),
+            enabled: true,
+            tags: Vec::new(),
+            attack: Vec::new(),
+            remediation: String::new(),
+            references: Vec::new(),
+            exceptions: Vec::new(),
+            throttle: None,
+            sequence: None,
+            threshold: None,
+            examples: None,
+            later: None,
+        }
+    }
+
     /// The condition with its exceptions, as text.
     pub(crate) fn full_condition(&self) -> Option<Text> {
         let condition = self.condition.as_ref()?;
@@ -983,6 +997,15 @@ impl Exception {
                 text.push_str(")", self.place);
             }
         }
+    }
+}
+
+/// Whether a document is a rule, a correlation or a filter of Sigma: those are mappings, ours are lists.
+fn is_sigma(document: &Node) -> bool {
+    let keys = ["detection", "logsource", "correlation", "filter"];
+    match &document.value {
+        Value::Mapping(entries) => keys.iter().any(|key| get(entries, key).is_some()),
+        Value::Scalar { .. } | Value::Sequence(_) => false,
     }
 }
 

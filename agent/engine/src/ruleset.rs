@@ -1,8 +1,9 @@
 //! Rule files loaded, checked and compiled, ready to be asked about events.
 
 mod correlated;
+mod sigma;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -542,10 +543,12 @@ pub fn load(sources: &[Source<'_>]) -> Result<Loaded, Diagnostics> {
         drafts: Vec::new(),
         inactive: Vec::new(),
         ids: HashMap::new(),
+        aliases: HashSet::new(),
     };
     for definition in &pack.rules {
         loader.rule(definition);
     }
+    loader.sigma(&pack.sigma);
     loader.unused_macros(&pack);
     loader.finish(sources)
 }
@@ -556,12 +559,26 @@ struct Loader<'a, 'f> {
     drafts: Vec<Draft>,
     inactive: Vec<Inactive>,
     ids: HashMap<String, Place>,
+    /// What rules may be called beside their ids.
+    aliases: HashSet<String>,
+}
+
+/// What a rule has beside its condition.
+struct Parts {
+    severity: Severity,
+    attack: Vec<Technique>,
+    output: Output,
+    throttle: Option<Throttle>,
+    examples: Examples,
+    id: String,
 }
 
 /// A rule that runs unless the rules that it counts matches of do not.
 struct Draft {
     rule: Rule,
     place: Place,
+    /// What others may call it beside its id and its name.
+    alias: Option<String>,
     correlation: Option<CorrelationDraft>,
 }
 
@@ -595,12 +612,7 @@ impl Loader<'_, '_> {
             return self.inactive(definition, definition.place, Inactivity::Source, reason);
         }
         // Everything is checked, also of rules that will not run: a mistake does not wait until they do.
-        let severity = self.severity(definition);
-        let attack = self.techniques(definition);
-        let output = self.output(definition);
-        let throttle = self.throttle(definition);
-        let examples = self.examples(definition);
-        let id = self.id(definition);
+        let parts = self.parts(definition);
         let Some((checked, correlation)) = self.whole_condition(definition) else {
             return;
         };
@@ -608,23 +620,53 @@ impl Loader<'_, '_> {
             let reason = format!("key `{key}` needs a later version");
             return self.inactive(definition, place, Inactivity::Key, reason);
         }
-        let (
-            Some(Checked {
-                node,
-                obstacles,
-                unrecorded,
-            }),
-            Some(severity),
-            Some(output),
-            Some(examples),
-            Some(id),
-        ) = (checked, severity, output, examples, id)
-        else {
-            return;
+        let condition = match (&definition.condition, &correlation) {
+            (_, Some(correlation)) => correlation.written.clone(),
+            (Some(condition), None) => condition.as_str().to_owned(),
+            (None, None) => String::new(),
         };
+        if let (Some(parts), Some(checked)) = (parts, checked) {
+            self.admit(definition, parts, &checked, correlation, condition);
+        }
+    }
+
+    /// What a rule has beside its condition; none if something of it is wrong.
+    fn parts(&mut self, definition: &Definition) -> Option<Parts> {
+        let severity = self.severity(definition);
+        let attack = self.techniques(definition);
+        let output = self.output(definition);
+        let throttle = self.throttle(definition);
+        let examples = self.examples(definition);
+        let id = self.id(definition);
+        Some(Parts {
+            severity: severity?,
+            attack,
+            output: output?,
+            throttle,
+            examples: examples?,
+            id: id?,
+        })
+    }
+
+    /// Makes a rule of all its parts, unless something keeps it from running.
+    fn admit(
+        &mut self,
+        definition: &Definition,
+        parts: Parts,
+        checked: &Checked,
+        correlation: Option<CorrelationDraft>,
+        condition: String,
+    ) -> Option<&mut Draft> {
+        let Checked {
+            node,
+            obstacles,
+            unrecorded,
+        } = checked;
+        let node = *node;
         if !definition.enabled {
             let reason = "disabled by `enabled: false`".to_owned();
-            return self.inactive(definition, definition.place, Inactivity::Disabled, reason);
+            self.inactive(definition, definition.place, Inactivity::Disabled, reason);
+            return None;
         }
         if let [first, rest @ ..] = obstacles.as_slice() {
             let mut reason = first.reason.clone();
@@ -636,7 +678,8 @@ impl Loader<'_, '_> {
                 reason.push_str("; ");
                 reason.push_str(&obstacle.reason);
             }
-            return self.inactive(definition, first.place, Inactivity::Field, reason);
+            self.inactive(definition, first.place, Inactivity::Field, reason);
+            return None;
         }
         // What a rule over several events counts of other rules is known when all rules are.
         let counts_rules = correlation.as_ref().is_some_and(CorrelationDraft::counts_rules);
@@ -657,7 +700,8 @@ impl Loader<'_, '_> {
                     format!("event types {} are not recorded by this version", names.join(", ")),
                 ),
             };
-            return self.inactive(definition, definition.place, why, reason);
+            self.inactive(definition, definition.place, why, reason);
+            return None;
         }
         if !names.is_empty() {
             let message = format!(
@@ -668,11 +712,14 @@ impl Loader<'_, '_> {
             self.warn(definition.place, message, None);
         }
         let (line, _) = self.files.line_and_column(definition.place);
-        let condition = match (&definition.condition, &correlation) {
-            (_, Some(correlation)) => correlation.written.clone(),
-            (Some(condition), None) => condition.as_str().to_owned(),
-            (None, None) => String::new(),
-        };
+        let Parts {
+            severity,
+            attack,
+            output,
+            throttle,
+            examples,
+            id,
+        } = parts;
         let rule = Rule {
             id: id.into(),
             name: definition.name.as_str().into(),
@@ -700,8 +747,10 @@ impl Loader<'_, '_> {
         self.drafts.push(Draft {
             rule,
             place: definition.place,
+            alias: None,
             correlation,
         });
+        self.drafts.last_mut()
     }
 
     /// The condition of a rule, or the conditions of all its steps as one, with what it counts of them.

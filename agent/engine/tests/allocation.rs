@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use staghound_engine::compile::Scratch;
 use staghound_engine::event::{Event, EventKind, Value};
 use staghound_engine::field::{Field, FieldRef};
+use staghound_engine::memory::Memory;
 use staghound_engine::ruleset::load;
 use staghound_engine::source::Source;
 
@@ -72,17 +73,25 @@ fn an_event_that_matches_nothing_allocates_nothing() {
             "- rule: r{index}\n  desc: d\n  condition: '{condition}'\n  output: o\n  priority: ERROR\n"
         ));
     }
+    text.push_str(concat!(
+        "- rule: s\n  desc: d\n  output: o\n  priority: ERROR\n",
+        "  sequence: {steps: [\"proc.name = sh\", {rule: r0}], within: 60s, by: lineage}\n",
+        "- rule: t\n  desc: d\n  output: o\n  priority: ERROR\n",
+        "  condition: fd.name startswith /etc/\n  threshold: {count: 3, within: 60s, by: process}\n",
+    ));
     let ruleset = load(&[Source {
         name: "t.yaml",
         text: &text,
     }])
     .unwrap()
     .ruleset;
-    assert_eq!(ruleset.rules().len(), conditions.len());
+    assert_eq!(ruleset.rules().len(), conditions.len() + 2);
     let mut scratch = Scratch::new();
+    let mut memory = Memory::<()>::default();
     let mut run = || {
         let mut found = 0;
         ruleset.matches(&Quiet, &mut scratch, &mut |_| found += 1);
+        ruleset.follow(&Quiet, &mut scratch, &mut memory, &mut || (), &mut |_| found += 1);
         assert_eq!(found, 0);
     };
     // The scratch and the caches of regular expressions grow once.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use super::{Inactive, Inactivity, Loader, Severity, duration_ms};
 use crate::check::Checked;
-use crate::correlate::{COUNT_MAX, Correlation, DISTINCT_MAX, Distinct, GENERATIONS_MAX, Join, Pattern, STEPS_MAX};
+use crate::correlate::{
+    COUNT_MAX, Correlation, DISTINCT_MAX, Distinct, GENERATIONS_MAX, Join, Pattern, STEPS_MAX, shown,
+};
 use crate::diagnostic::did_you_mean;
 use crate::event::Subject;
 use crate::field::{FieldError, FieldRef};
@@ -260,7 +262,7 @@ impl Loader<'_, '_> {
             None => format!("{at_least} times"),
             Some(Distinct::Step) => format!("{at_least} different rules"),
             Some(Distinct::Fields(fields)) => {
-                let fields: Vec<String> = fields.iter().map(ToString::to_string).collect();
+                let fields: Vec<String> = fields.iter().map(|fields| shown(fields)).collect();
                 format!("{at_least} different {}", fields.join(", "))
             }
         };
@@ -296,7 +298,8 @@ impl Loader<'_, '_> {
         }
         let mut fields = Vec::with_capacity(names.len());
         for (name, place) in names {
-            fields.push(self.joined_field(&name, place, "distinct")?);
+            let field: Box<[FieldRef]> = Box::new([self.joined_field(&name, place, "distinct")?]);
+            fields.push(field);
         }
         Some(Distinct::Fields(fields.into()))
     }
@@ -361,7 +364,7 @@ impl Loader<'_, '_> {
                             return self.mistake(place, message, "use `lineage` to go up to the session");
                         }
                     },
-                    None => Join::Field(self.joined_field(&name, place, "by")?),
+                    None => Join::Fields(Box::new([self.joined_field(&name, place, "by")?])),
                 },
             };
             joins.push(join);
@@ -476,6 +479,9 @@ impl Loader<'_, '_> {
         for (at, draft) in (0..).zip(&self.drafts) {
             numbers.insert(draft.rule.id.to_string(), at);
             numbers.entry(draft.rule.name.to_string()).or_insert(at);
+            if let Some(alias) = &draft.alias {
+                numbers.entry(alias.clone()).or_insert(at);
+            }
         }
         numbers
     }
@@ -511,7 +517,7 @@ impl Loader<'_, '_> {
                 match step {
                     StepDraft::Rule(name, place) if !numbers.contains_key(name) => {
                         let inactive = self.inactive.iter().find(|inactive| *inactive.rule == **name);
-                        if inactive.is_some() || self.ids.contains_key(name) {
+                        if inactive.is_some() || self.ids.contains_key(name) || self.aliases.contains(name) {
                             let reason = format!("rule `{name}`, whose matches it counts, does not run");
                             found = found.or(Some((at, *place, reason)));
                         } else {
@@ -653,7 +659,7 @@ pub(super) fn link(
     (correlations, listeners)
 }
 
-fn shown_duration(ns: u64) -> String {
+pub(super) fn shown_duration(ns: u64) -> String {
     let ms = ns / 1_000_000;
     match ms {
         _ if ms.is_multiple_of(86_400_000) => format!("{} d", ms / 86_400_000),
@@ -664,7 +670,7 @@ fn shown_duration(ns: u64) -> String {
     }
 }
 
-fn shown_join(by: &[Join]) -> String {
+pub(super) fn shown_join(by: &[Join]) -> String {
     match by {
         [] => "host".to_owned(),
         _ => by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
