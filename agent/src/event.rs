@@ -1006,6 +1006,7 @@ impl event::Event for Event<'_> {
             | Field::FsPathTarget
             | Field::FsPathTargetraw => self.path_of_call(field),
             Field::DnsQname => text(&self.dns()?.question),
+            Field::DnsZone => text(dns::zone(&self.dns()?.question)),
             Field::TlsSni => self.server_name().map(Value::Text),
             Field::ForkNewNamespaces => self.new_namespaces().map(Value::Text),
             Field::TargetPid => self.target()?.pid.map(|pid| Value::Number(i64::from(pid))),

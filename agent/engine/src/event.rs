@@ -471,6 +471,7 @@ fn identity_by_fields<E: Event + ?Sized>(event: &E, subject: Subject) -> Option<
         }
         Subject::File => match number(Field::FdIno).zip(number(Field::FdDev)) {
             Some((inode, device)) => Some(device << 64 | inode),
+            None if event.kind() == EventKind::Exec => text(Field::ProcExepath),
             None => text(Field::FdName).or_else(|| text(Field::FsPathName)),
         },
         Subject::Container => match event.value(&FieldRef::plain(Field::ContainerId))? {

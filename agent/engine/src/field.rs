@@ -407,6 +407,7 @@ fields! {
     FsPathTarget: "fs.path.target", Path, None, Single, PATHS, Now, "Second path of a call with two: absolute path after a rename, new name of a link, where it is mounted";
     FsPathTargetraw: "fs.path.targetraw", Text, None, Single, PATHS, Now, "Second path of a call with two, as it was given to the call";
     DnsQname: "dns.qname", Text, None, Single, TRANSFER, Now, "Name asked for in a DNS query or repeated in its answer, lower case, without the last dot";
+    DnsZone: "dns.zone", Text, None, Single, TRANSFER, Now, "End of that name that somebody registered: its last two labels, three below a country's `co`, `com` and the like";
     DnsAnswer: "dns.answer", Text, None, List, RECEIVE, Now, "Addresses that a DNS answer gives";
     TlsSni: "tls.sni", Text, None, Single, SEND, Now, "Name of the server that a TLS client asks for, lower case";
     TargetPid: "target.pid", Number, None, Single, FILE, Now, "Process that is signalled, traced or read: by its id, a descriptor of it, or its files below /proc";

@@ -133,6 +133,27 @@ fn name(bytes: &[u8], at: &mut usize) -> Option<Vec<u8>> {
     }
 }
 
+/// The end of a name that somebody registered, as far as the name alone tells: below `co.uk` and its like three labels, else
+/// two. Whole lists of such suffixes change every week; that a zone comes out a label too short joins neighbours, no more.
+pub(super) fn zone(name: &[u8]) -> &[u8] {
+    let mut ends = name.iter().enumerate().rev().filter(|(_, byte)| **byte == b'.');
+    let Some((last, _)) = ends.next() else {
+        return name;
+    };
+    let Some((second, _)) = ends.next() else {
+        return name;
+    };
+    let is_country = name.len() - last == 3;
+    let is_kind = matches!(
+        &name[second + 1..last],
+        b"ac" | b"co" | b"com" | b"edu" | b"go" | b"gov" | b"gob" | b"ne" | b"net" | b"or" | b"org"
+    );
+    if !(is_country && is_kind) {
+        return &name[second + 1..];
+    }
+    ends.next().map_or(name, |(third, _)| &name[third + 1..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +176,22 @@ mod tests {
 
     fn question(bytes: &[u8]) -> Option<Vec<u8>> {
         message(bytes).map(|message| message.question)
+    }
+
+    #[test]
+    fn zones() {
+        for (name, expected) in [
+            ("a.b.example.com", "example.com"),
+            ("example.com", "example.com"),
+            ("localhost", "localhost"),
+            ("", ""),
+            ("x.y.example.co.uk", "example.co.uk"),
+            ("example.co.uk", "example.co.uk"),
+            ("data.t.co", "t.co"),
+            ("a..b", ".b"),
+        ] {
+            assert_eq!(zone(name.as_bytes()), expected.as_bytes(), "{name}");
+        }
     }
 
     #[test]

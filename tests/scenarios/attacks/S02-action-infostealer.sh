@@ -4,6 +4,7 @@
 # must: discovery/pipeline-agent-search
 # must: credential-access/process-environ-read | credential-access/pipeline-agent-reached-into
 # must: credential-access/pipeline-agent-reached-into | credential-access/process-memory-read
+# must: credential-access/credential-sweep
 # must: collection/secrets-archived
 # gate: fail
 cat > /tmp/agent.py <<'PY'

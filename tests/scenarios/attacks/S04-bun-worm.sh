@@ -25,7 +25,7 @@ for (const store of [".npmrc", ".aws/credentials", ".ssh/id_ed25519", ".git-cred
 }
 fs.mkdirSync(`${process.env.WORKSPACE}/.github/workflows`, { recursive: true });
 fs.writeFileSync(`${process.env.WORKSPACE}/.github/workflows/discussion.yaml`, "on: discussion\n");
-spawnSync("npm", ["publish", "--registry", "http://127.0.0.1:9", "--fetch-retries=0", "--dry-run", "/tmp/pkg"], { timeout: 20000 });
+spawnSync("npm", ["publish", "--registry", "http://127.0.0.1:9", "--fetch-retries=0", "--dry-run", "/tmp/pkg"], { timeout: 5000 });
 JS
 cd "$WORKSPACE" && echo '{"name":"app","version":"1.0.0"}' > package.json
 npm install --offline --no-audit --no-fund --install-links --foreground-scripts /tmp/pkg

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Models ua-parser-js (2021-10), Ultralytics (2024-12) and Kong (2024-12): a downloaded program mines.
+# must: execution/downloaded-file-run | command-and-control/dependency-fetches-and-runs | execution/scratch-program
 # must: impact/miner-started
 # gate: fail
 cp /bin/sleep /mnt/served/xmrig

@@ -2,6 +2,7 @@
 # Evades counting: one store at a time with noise between, one name at a time (minutes apart in life, half a second here).
 # must: credential-access/private-key-read | credential-access/private-key-read-by-script | credential-access/credential-sweep
 # must: credential-access/cloud-store-read
+# must: command-and-control/dns-carrier
 # gate: report
 for store in .ssh/id_ed25519 .aws/credentials .kube/config; do
     cat ~/$store > /dev/null
