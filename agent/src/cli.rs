@@ -14,6 +14,7 @@ use staghound_engine::ruleset::Severity;
 
 use crate::{
     config::{self, CollectorUrl, Config, Overrides},
+    coverage,
     identity::AgentId,
     logging::{self, LogFormat},
     observe::{self, Output},
@@ -219,6 +220,14 @@ enum RulesCommand {
         /// Rule files or directories, on top of the embedded packs.
         paths: Vec<PathBuf>,
     },
+    /// Which ATT&CK techniques the rules look for, by tactic.
+    Coverage {
+        /// Rule files or directories, on top of the embedded packs.
+        paths: Vec<PathBuf>,
+        /// As a table, or as a layer for ATT&CK Navigator.
+        #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
+        output: coverage::Format,
+    },
     /// The fields that conditions and outputs may use.
     Fields {
         /// As a Markdown table.
@@ -330,6 +339,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 RulesCommand::Check { paths, alone } => rules::check(&paths, alone)?,
                 RulesCommand::List { paths, markdown } => rules::list(&paths, markdown)?,
                 RulesCommand::Show { id, paths } => rules::show(&paths, &id)?,
+                RulesCommand::Coverage { paths, output } => coverage::coverage(&paths, output)?,
                 RulesCommand::Fields { markdown } => rules::fields(markdown),
             };
             print(&text)

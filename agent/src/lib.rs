@@ -7,6 +7,7 @@ pub mod admin;
 pub mod alert;
 pub mod cli;
 pub mod config;
+pub mod coverage;
 pub mod event;
 pub mod export;
 pub mod guard;

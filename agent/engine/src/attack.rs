@@ -18,6 +18,18 @@ pub struct Technique {
     pub tactics: Box<[Box<str>]>,
 }
 
+/// Whether what a technique does can be seen by watching processes, files and connections of a Linux host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Observable {
+    /// It can.
+    Direct,
+    /// Some ways of doing it can, or it only looks like something else.
+    Partial,
+    /// It cannot, or it is not done on Linux or in containers.
+    No,
+}
+
 /// What an id means to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -34,6 +46,7 @@ struct Attack {
     notice: String,
     tactics: BTreeMap<String, String>,
     techniques: BTreeMap<Box<str>, Technique>,
+    observable: BTreeMap<Box<str>, Observable>,
     renumbered: BTreeMap<String, String>,
 }
 
@@ -51,25 +64,38 @@ struct FileTechnique {
     id: Box<str>,
     name: Box<str>,
     tactics: Box<[Box<str>]>,
+    platforms: Vec<String>,
+    /// Of those that are done on Linux.
+    runtime_observable: Option<Observable>,
 }
 
 fn attack() -> &'static Attack {
     static ATTACK: OnceLock<Attack> = OnceLock::new();
     ATTACK.get_or_init(|| {
         let file: File = serde_json::from_str(DATA).expect("the data file is part of the build and tested");
-        let techniques = file
-            .techniques
-            .into_iter()
-            .map(|technique| {
-                let FileTechnique { id, name, tactics } = technique;
-                (id.clone(), Technique { id, name, tactics })
-            })
-            .collect();
+        let mut techniques = BTreeMap::new();
+        let mut observable = BTreeMap::new();
+        for technique in file.techniques {
+            let FileTechnique {
+                id,
+                name,
+                tactics,
+                platforms,
+                runtime_observable,
+            } = technique;
+            let is_ours = platforms
+                .iter()
+                .any(|platform| platform == "Linux" || platform == "Containers");
+            let seen = runtime_observable.filter(|_| is_ours).unwrap_or(Observable::No);
+            observable.insert(id.clone(), seen);
+            techniques.insert(id.clone(), Technique { id, name, tactics });
+        }
         Attack {
             version: file.attack_version,
             notice: file.notice,
             tactics: file.tactics,
             techniques,
+            observable,
             renumbered: file.v18_to_v19_renumbering,
         }
     })
@@ -93,6 +119,11 @@ pub fn tactics() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Every technique, by id.
 pub fn techniques() -> impl Iterator<Item = &'static Technique> {
     attack().techniques.values()
+}
+
+/// Whether a technique of the data can be seen where we look; by its id.
+pub fn observable(id: &str) -> Observable {
+    attack().observable.get(id).copied().unwrap_or(Observable::No)
 }
 
 /// Looks an id up, in its old spelling too.
@@ -135,6 +166,10 @@ mod tests {
         assert_eq!(&*technique.name, "/etc/passwd and /etc/shadow");
         assert_eq!(&*technique.tactics, &["credential-access".into()]);
         assert_eq!(lookup("T9999"), Lookup::Unknown);
+        assert_eq!(observable("T1003.008"), Observable::Direct);
+        assert_eq!(observable("T9999"), Observable::No);
+        // Of Windows alone.
+        assert_eq!(observable("T1003.001"), Observable::No);
     }
 
     #[test]
