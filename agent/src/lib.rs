@@ -13,6 +13,7 @@ pub mod export;
 pub mod guard;
 pub mod identity;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod packs;

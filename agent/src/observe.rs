@@ -34,7 +34,7 @@ use crate::{
     cli,
     config::{Config, Guard},
     export::{Exporter, Introduction},
-    identity,
+    identity, memory,
     metrics::Metrics,
     packs,
     process::ProcessTable,
@@ -79,6 +79,7 @@ pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<
         refuse: config.guard == Guard::Refuse,
         ..sensor.clone()
     };
+    memory::share_one_arena();
     let shutdown = Shutdown::new().context("cannot prepare for signals")?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -99,6 +100,7 @@ pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<
     let loaded = rules.join().expect("the rules thread does not panic")?;
     let sensor = sensor?;
     report(&sensor, &loaded);
+    memory::give_back();
     runtime.block_on(run(config, sensor, loaded, output, shutdown, hangups))
 }
 
