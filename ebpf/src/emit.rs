@@ -262,6 +262,12 @@ impl<B> Record<B> {
         let Some(to) = self.next() else { return 0 };
         // SAFETY: as above.
         let read = unsafe { bpf_probe_read_user_str(to.cast(), max, address as *const _) };
+        if read == 0 {
+            // Before 6.13 the helper counts no NUL of an empty string (mm/maccess.c).
+            // SAFETY: as above.
+            unsafe { to.write(0) };
+            return self.grown(1, max);
+        }
         self.grown(read, max)
     }
 
