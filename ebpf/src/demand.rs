@@ -51,8 +51,20 @@ const NAME_BYTES: usize = 256;
 /// Longest ending that is looked for, its dot included.
 const ENDING_BYTES: usize = 15;
 
+/// A name that is looked at.
+#[repr(C)]
+struct Text {
+    bytes: [u8; NAME_BYTES],
+    /// Where its last dot is. Kept here and not in a register: each place would be a state of its own to the verifier, and a
+    /// walk of its own behind it.
+    dot: u64,
+}
+
+/// No place in a name.
+const NO_DOT: u64 = u64::MAX;
+
 #[map]
-static NAME: PerCpuArray<[u8; NAME_BYTES]> = PerCpuArray::with_max_entries(1, 0);
+static NAME: PerCpuArray<Text> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether an open of this file can be wanted; `access` as `engine::demand::Access` numbers it.
 #[inline(always)]
@@ -108,26 +120,29 @@ fn ending(name: u64) -> u32 {
     let Some(text) = NAME.get_ptr_mut(0) else {
         return u32::MAX;
     };
-    // SAFETY: a valid per-CPU value of that length.
+    // SAFETY: a valid per-CPU value that begins with so many bytes.
     let read = unsafe { bpf_probe_read_kernel_str(text.cast(), NAME_BYTES as u32, name as *const _) };
     if read <= 1 {
         return 0;
     }
     let len = read as usize - 1;
-    let mut at = usize::MAX;
-    for back in 1..=ENDING_BYTES {
+    // SAFETY: a valid per-CPU value.
+    let dot = unsafe { &raw mut (*text).dot };
+    // SAFETY: as above.
+    unsafe { dot.write_volatile(NO_DOT) };
+    for back in (1..=ENDING_BYTES).rev() {
         let index = len.wrapping_sub(back) & (NAME_BYTES - 1);
         // SAFETY: the index is below the length.
         let byte = unsafe { read_volatile(text.cast::<u8>().add(index)) };
-        if byte == b'.' && back <= len && at == usize::MAX {
-            at = index;
+        if byte == b'.' && back <= len {
+            // The last of them stays.
+            // SAFETY: as above.
+            unsafe { dot.write_volatile(index as u64) };
         }
     }
-    if at == usize::MAX {
-        0
-    } else {
-        lookup(name + at as u64) >> 16
-    }
+    // SAFETY: as above.
+    let at = unsafe { dot.read_volatile() };
+    if at == NO_DOT { 0 } else { lookup(name + at) >> 16 }
 }
 
 /// Accesses for which any file in a directory is wanted.

@@ -248,7 +248,7 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) -> Result<(), Loss> {
             child_ppid: child.parent_pid(),
             mount_namespace: namespaces.mount,
             pid_namespace: namespaces.pid,
-            new_namespaces: parent.namespaces_not_shared(child),
+            new_namespaces: parent.namespaces_not_shared(child)?,
             reserved: 0,
             ids: child.ids()?,
         },
