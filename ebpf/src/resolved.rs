@@ -8,7 +8,7 @@ use crate::{
     offset, path, wanted,
 };
 use aya_ebpf::maps::PerCpuArray;
-use staghound_ebpf::{Kind, Loss, Open, Resolved, Ring, flags};
+use staghound_ebpf::{Action, Kind, Loss, Open, Resolved, Ring, flags};
 
 /// A path: `struct vfsmount *` and `struct dentry *`.
 type Place = (u64, u64);
@@ -28,6 +28,17 @@ pub(crate) fn entry(directory: *const u8, dentry: *const u8) -> Result<Place, Lo
     Ok((read(directory as u64, offset!(path_mount))?, dentry as u64))
 }
 
+/// Whether the call under way is one whose record these paths complete. An open that makes or truncates its file comes by
+/// here too, and so does a call that nobody wants.
+#[inline(always)]
+fn completes_a_record(task: Task) -> bool {
+    let Some(number) = task.current_call() else {
+        return true;
+    };
+    let action = file::action_of(number as u32, task.is_compat());
+    action != 0 && action != Action::Open as u32
+}
+
 /// Reports one place, or two.
 #[inline(always)]
 pub(crate) fn report(
@@ -37,7 +48,7 @@ pub(crate) fn report(
     second: Option<Result<Place, Loss>>,
 ) -> Result<(), Loss> {
     let task = Task::current();
-    if !wanted(task.pid()) {
+    if !wanted(task.pid()) || !completes_a_record(task) {
         return Ok(());
     }
     let mut record = Record::<Resolved>::in_scratch(memory, at)?;
