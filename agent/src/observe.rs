@@ -444,7 +444,9 @@ fn report(sensor: &Sensor, loaded: &Loaded) {
     for outcome in sensor.outcomes() {
         match outcome.attachment {
             Attachment::Attached | Attachment::NotNeeded(_) => tracing::debug!("{outcome}"),
-            Attachment::LeftOut | Attachment::NoHook(_) | Attachment::Refused(_) => tracing::warn!("{outcome}"),
+            Attachment::LeftOut | Attachment::NoHook(_) | Attachment::Powerless(_) | Attachment::Refused(_) => {
+                tracing::warn!("{outcome}");
+            }
         }
     }
     doubts(loaded);

@@ -220,6 +220,7 @@ fn programs(sensor: &Result<Sensor, SensorError>) -> Vec<Check> {
                     check(&name, Status::Good, format!("attached to {}{verified}", outcome.hook))
                 }
                 Attachment::NotNeeded(_) => check(&name, Status::Good, outcome.attachment.to_string()),
+                Attachment::Powerless(_) => check(&name, Status::Less, outcome.attachment.to_string()),
                 other @ (Attachment::LeftOut | Attachment::NoHook(_) | Attachment::Refused(_)) => check(
                     &name,
                     Status::Less,

@@ -26,7 +26,7 @@ use crate::{
     packs,
     process::{Process, ProcessTable},
     reload::Reloadable,
-    sensor::{Attachment, Sensor, SensorConfig},
+    sensor::{Attachment, Outcome, REQUESTS, Sensor, SensorConfig},
     watch::{self, Counters, Watch, Watched},
 };
 
@@ -174,12 +174,6 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     // The scope is inherited on fork: with this process in it, the command is from its first instant. Our own files are
     // left out by the programs.
     sensor.watch(std::process::id())?;
-    let missing: Vec<String> = sensor
-        .outcomes()
-        .iter()
-        .filter(|outcome| outcome.attachment.is_missing() && outcome.attachment != Attachment::LeftOut)
-        .map(ToString::to_string)
-        .collect();
     let host = identity::host(&identity::transient_agent_id(None)?);
     let mut origin = Origin {
         host,
@@ -224,7 +218,7 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     let code = exit_code(status);
     let mut in_scope = sensor.watched()?;
     in_scope.retain(|pid| *pid != std::process::id());
-    let lost = losses(&watched, gaps, &missing);
+    let lost = losses(&watched, gaps, &missing(sensor.outcomes(), &watched));
     // Told, and not judged: build daemons outlive their step as a rule, and what they did until now was seen.
     let mut told = outlived(&processes.survivors(&in_scope));
     told.extend(
@@ -250,6 +244,19 @@ pub fn run(config: &RunConfig) -> Result<u8> {
         Verdict::Fail => EXIT_FAIL,
         Verdict::Inconclusive => EXIT_INCONCLUSIVE,
     })
+}
+
+/// Programs whose events are missing from the run. What is asked for through io_uring cannot be, where nobody had a ring.
+fn missing(outcomes: &[Outcome], watched: &Watched) -> Vec<String> {
+    outcomes
+        .iter()
+        .filter(|outcome| outcome.attachment.is_missing() && outcome.attachment != Attachment::LeftOut)
+        .filter(|outcome| {
+            let no_hook = matches!(outcome.attachment, Attachment::NoHook(_));
+            outcome.program != REQUESTS || !no_hook || watched.rings > 0
+        })
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// Why not everything was seen, one sentence each; empty when it was.
@@ -485,6 +492,29 @@ mod tests {
         for (raw, code) in [(0, 0), (0x0300, 3), (9, 137), (0x8b, 139)] {
             assert_eq!(exit_code(ExitStatus::from_raw(raw)), code);
         }
+    }
+
+    #[test]
+    fn what_io_uring_is_asked_for_is_missing_only_where_somebody_had_a_ring() {
+        let outcome = |program, attachment| Outcome {
+            program,
+            hook: "h",
+            attachment,
+            verified_instructions: None,
+        };
+        let no_hook = || Attachment::NoHook("not here".to_owned());
+        let told = |outcome: Outcome, rings| {
+            let watched = Watched {
+                rings,
+                ..Watched::default()
+            };
+            missing(&[outcome], &watched).len()
+        };
+        assert_eq!(told(outcome(REQUESTS, no_hook()), 0), 0);
+        assert_eq!(told(outcome(REQUESTS, no_hook()), 1), 1);
+        assert_eq!(told(outcome(REQUESTS, Attachment::Refused("r".to_owned())), 0), 1);
+        assert_eq!(told(outcome("process_fork", no_hook()), 0), 1);
+        assert_eq!(told(outcome("process_fork", Attachment::LeftOut), 1), 0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub mod syscalls;
 
 pub use check::Tampering;
 pub use demand::is_always_recorded;
-pub use hooks::{HookChoice, LsmChoice, Release};
+pub use hooks::{HookChoice, LsmChoice, REQUESTS, Release, lsm_runs_programs};
 pub use load::{Attachment, Outcome, Privileges, object_digest};
 pub use losses::Losses;
 pub use pin::{DIRECTORY as PIN_DIRECTORY, unpin};

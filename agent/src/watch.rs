@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use staghound_ebpf::{Kind, Loss};
 use staghound_engine::{
     compile::Scratch,
+    event::EventKind,
     memory::{Memory, MemoryCounts},
     ruleset::{Found, Rule, Ruleset, Severity},
     throttle::Throttles,
@@ -114,6 +115,8 @@ pub struct Watched {
     pub table: TableCounts,
     /// What remembering from one record to the next has cost.
     pub recall: RecallCounts,
+    /// Events about io_uring itself: a ring that was made or used.
+    pub rings: u64,
     /// What remembering for rules over several events has cost.
     pub memory: MemoryCounts,
 }
@@ -289,6 +292,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
             let Some(event) = Event::of(&record, process, number, &mut recall, watch.processes, &host, &names) else {
                 return;
             };
+            watched.rings += u64::from(event.kind == EventKind::IoUring);
             let told = Told {
                 rules: watch.rules.current(),
                 origin: watch.origin,

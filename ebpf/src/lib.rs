@@ -145,4 +145,6 @@ pub struct Settings {
     /// 1 when the programs on `sock_send_length` and `sock_recv_length` are attached: then the ends of `write`, `writev`
     /// and `read` need not be looked at.
     pub socket_lengths: u32,
+    /// Which argument of its tracepoint is io_uring's request.
+    pub request_argument: u32,
 }

@@ -59,6 +59,7 @@ static SETTINGS: Settings = Settings {
     lsm: 0,
     generation: 0,
     socket_lengths: 0,
+    request_argument: 0,
 };
 
 /// How calls without a program of their own are recorded; set before loading, then frozen.

@@ -161,6 +161,7 @@ offsets! {
     request_opcode = "io_kiocb" "opcode" optional;
     request_flags = "io_kiocb" "flags" optional;
     request_descriptor = "io_kiocb" "cqe.fd" optional;
+    request_file = "io_kiocb" "file" optional;
     request_open_directory = "io_open" "dfd" optional;
     request_open_name = "io_open" "filename" optional;
     request_open_flags = "io_open" "how" optional;

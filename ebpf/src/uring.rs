@@ -5,7 +5,7 @@ use crate::{
     SETTINGS, URING, constant,
     emit::Record,
     file::{self, CWD, Key, Name, Recent},
-    kernel::{Task, read},
+    kernel::{File, Task, read},
     offset, path,
     socket::{self, ByRing, Memory},
     wanted,
@@ -37,6 +37,8 @@ mod opcode {
 const O_CREAT: u32 = 0o100;
 /// `REQ_F_FIXED_FILE`: the descriptor is a place in the ring's own table.
 const FIXED_FILE: u64 = 1;
+/// Stands for a descriptor whose number is not known.
+const NO_DESCRIPTOR: u32 = u32::MAX;
 const IPPROTO_TCP: u16 = 6;
 /// Numbers of the native `write`, `sendmsg` and `sendto` (arch/x86/entry/syscalls/syscall_64.tbl).
 const CALLS: [u32; 3] = [1, 46, 44];
@@ -62,6 +64,25 @@ impl Request {
         unsafe { (*header).syscall = self.call };
     }
 
+    /// The descriptor that it is about; before 5.19 the kernel does not keep its number.
+    #[inline(always)]
+    fn descriptor(&self) -> Result<u32, Loss> {
+        match offset!(request_descriptor) {
+            at if at == ABSENT as usize => Ok(NO_DESCRIPTOR),
+            at => read(self.address, at),
+        }
+    }
+
+    /// The file that it is about, if there is one yet: before 5.19 it has been looked up, later the descriptor tells.
+    #[inline(always)]
+    fn file(&self, descriptor: u32) -> Result<Option<File>, Loss> {
+        if offset!(request_descriptor) != ABSENT as usize {
+            return Ok(self.task.file(descriptor).ok());
+        }
+        let file: u64 = read(self.address, offset!(request_file))?;
+        Ok((file != 0).then(|| File::at(file)))
+    }
+
     /// A path: the directory that it starts from, and `struct filename`.
     #[inline(always)]
     fn path(&self, directory: usize, name: usize) -> Result<(i32, u64), Loss> {
@@ -80,10 +101,14 @@ impl Request {
     }
 }
 
-/// `io_uring_submit_req(request)`; before 6.4 `io_uring_submit_sqe(request, …)`.
+/// `io_uring_submit_req(request)`; before 6.4 `io_uring_submit_sqe(request, …)`, before 5.19 `(ring, request, …)`.
 #[inline(always)]
 pub(crate) fn submitted(ctx: &BtfTracePointContext) -> Result<(), Loss> {
-    let address = ctx.arg::<*const u8>(0) as u64;
+    let address = if constant(&SETTINGS.request_argument) == 0 {
+        ctx.arg::<*const u8>(0) as u64
+    } else {
+        ctx.arg::<*const u8>(1) as u64
+    };
     let opcode = u32::from(read::<u8>(address, offset!(request_opcode))?);
     if opcode >= URING_OPCODES_MAX as u32 {
         return Ok(());
@@ -262,8 +287,8 @@ fn send<T>(request: &Request, record: &Record<Call>, kind: Kind, body: T) -> Res
 /// Connections of TCP are reported as the kernel makes them (`socket::change`); here are the others.
 #[inline(always)]
 fn connect(request: &Request) -> Result<(), Loss> {
-    let descriptor: u32 = read(request.address, offset!(request_descriptor))?;
-    let Ok(file) = request.task.file(descriptor) else {
+    let descriptor = request.descriptor()?;
+    let Some(file) = request.file(descriptor)? else {
         return Ok(());
     };
     let Some(sock) = socket::of_file(file)? else {
@@ -292,8 +317,8 @@ fn send_message(request: &Request, opcode: u32) -> Result<(), Loss> {
     if read::<u64>(request.address, offset!(request_flags))? & FIXED_FILE != 0 || absent(offset!(request_send_buffer)) {
         return Ok(());
     }
-    let descriptor: u32 = read(request.address, offset!(request_descriptor))?;
-    let Ok(file) = request.task.file(descriptor) else {
+    let descriptor = request.descriptor()?;
+    let Some(file) = request.file(descriptor)? else {
         return Ok(());
     };
     let Some(sock) = socket::of_file(file)? else {
@@ -346,7 +371,7 @@ fn copied_address(request: &Request) -> Result<u64, Loss> {
 /// Whatever else: the opcode and the file that it is about.
 #[inline(always)]
 fn other(request: &Request, opcode: u32) -> Result<(), Loss> {
-    let descriptor: u32 = read(request.address, offset!(request_descriptor))?;
+    let descriptor = request.descriptor()?;
     let key = Key {
         object: u64::from(opcode) << 48 | u64::from(descriptor),
         place: 0,
@@ -368,7 +393,7 @@ fn other(request: &Request, opcode: u32) -> Result<(), Loss> {
     };
     if fixed == 0
         && descriptor as i32 != CWD
-        && let Ok(file) = request.task.file(descriptor)
+        && let Some(file) = request.file(descriptor)?
     {
         let inode = file.inode()?;
         body.inode = inode.number()?;

@@ -11,11 +11,13 @@ use std::{
 };
 
 use serde_json::Value;
+use staghound::sensor::lsm_runs_programs;
 use staghound_proto::v1::{Alert, GapReason, ObservationGap, Severity};
 use staghound_tests::{
     DECOY_DIRECTORY, DECOY_RULE, DECOY_RULES, actor,
     feed::{Feed, alert, observation_gap},
     process::{Agent, Collector, output, staghound},
+    script::tell,
     until,
 };
 use tempfile::TempDir;
@@ -410,4 +412,83 @@ fn an_open_of_its_memory_is_told() {
         alert.process.as_ref().is_some_and(|process| process.pid == reader)
     });
     assert_eq!(alert.severity(), Severity::Critical);
+}
+
+/// An agent that refuses to be killed, and so must be asked to end, also when the test fails.
+struct Refusing(Agent);
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        if self.0.running.ended().is_none() {
+            self.0.running.terminate();
+        }
+    }
+}
+
+/// What a script of the actor came to: the result of its last call.
+fn last_result(script: &str) -> i64 {
+    let mut command = actor(staghound_tests::script::words(script, ""));
+    let output = output(&mut command);
+    assert_eq!(output.code(), Some(0), "{script}: {output:?}");
+    let text = output.text();
+    let last = text.lines().last().unwrap();
+    last.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_would_stop_or_take_over_the_agent_is_refused_and_nothing_else() {
+    const EPERM: i64 = -1;
+    const EACCES: i64 = -13;
+    const ATTACH: u32 = 16;
+    const SEIZE: u32 = 0x4206;
+    let place = Place::new();
+    let mut agent = Refusing(place.agent("guard: refuse\n"));
+    let pid = agent.0.running.pid();
+    let told = agent.0.running.stderr();
+    if let Err(reason) = lsm_runs_programs() {
+        tell(&format!(
+            "refusing what is aimed at the agent: kernel lacks it: {reason}\n"
+        ));
+        for program in ["lsm_guard_kill", "lsm_guard_ptrace"] {
+            assert!(
+                told.contains(&format!("{program} on ")) && told.contains(&reason),
+                "{told}"
+            );
+        }
+        return;
+    }
+    assert!(!told.contains("lsm_guard"), "{told}");
+
+    for (signal, refused) in [
+        (libc::SIGKILL, true),
+        (libc::SIGSTOP, true),
+        (0, false),
+        (libc::SIGHUP, false),
+    ] {
+        let result = last_result(&format!("kill {pid} {signal}"));
+        assert_eq!(result, if refused { EPERM } else { 0 }, "signal {signal}");
+    }
+    for request in [ATTACH, SEIZE] {
+        assert_eq!(last_result(&format!("ptrace {request} {pid} 0 0")), EPERM, "{request}");
+    }
+    assert!([EACCES, EPERM].contains(&last_result(&format!("open s=/proc/{pid}/mem 2"))));
+    let read = last_result(&format!("getpid z=8 v=@0,8 + process_vm_readv {pid} @1 1 @1 1 0"));
+    assert_eq!(read, EPERM);
+    let descriptor = last_result(&format!("!pidfd_open {pid} 0 + pidfd_getfd $0 0 0"));
+    assert_eq!(descriptor, EPERM);
+
+    // Others are no business of it; and it goes on seeing, answering and ending.
+    let mut other = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    assert_eq!(last_result(&format!("ptrace {SEIZE} {} 0 0", other.id())), 0);
+    assert!(last_result(&format!("open s=/proc/{}/mem 2", other.id())) >= 0);
+    assert_eq!(last_result(&format!("kill {} {}", other.id(), libc::SIGSTOP)), 0);
+    assert_eq!(last_result(&format!("kill {} {}", other.id(), libc::SIGKILL)), 0);
+    assert!(!other.wait().unwrap().success());
+    place.read(&agent.0, DECOY_RULE);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(
+        status.contains("\nState:\tS") || status.contains("\nState:\tR"),
+        "{status}"
+    );
+    assert!(agent.0.running.terminate().success());
 }

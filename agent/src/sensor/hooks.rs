@@ -150,6 +150,8 @@ const fn syscall(name: &'static str, perf_name: &'static str, actions: &'static 
 pub(super) const DISPATCHER: &str = "sys_exit";
 /// The programs that see what is sent and received over any socket, by whatever call.
 pub(super) const SOCKET_LENGTHS: [&str; 2] = ["socket_length", "socket_received"];
+/// The program that sees what io_uring is asked for.
+pub const REQUESTS: &str = "io_submit";
 /// The program that sees opens before they happen, io_uring's included.
 pub(super) const LSM_OPEN: &str = "lsm_file_open";
 
@@ -205,7 +207,7 @@ pub(super) const PROGRAMS: [Program; 31] = [
     ),
     syscall("call", "call_perf", &[Action::Call]),
     syscall(DISPATCHER, "sys_exit_perf", &[]),
-    program("io_submit", Hook::IoUring),
+    program(REQUESTS, Hook::IoUring),
     program("socket_change", Hook::Tracepoint("inet_sock_set_state")),
     program(
         SOCKET_LENGTHS[0],
@@ -267,6 +269,14 @@ impl Kernel {
         })
     }
 
+    /// Which argument of its tracepoint is io_uring's request.
+    pub(super) fn request_argument(&self) -> u32 {
+        match self.types.io_uring {
+            IoUring::Request(_, argument) => argument,
+            IoUring::NoRequest(_) | IoUring::Absent => 0,
+        }
+    }
+
     /// The hook of a program by its name in outcomes, and what the program is to the kernel; or why there is none.
     pub(super) fn hook(&self, program: &Program, family: Family) -> (&'static str, Result<ProgramType, Attachment>) {
         const ABSENT: &str = "this kernel does not have the hook";
@@ -284,11 +294,11 @@ impl Kernel {
                 Family::Perf => ("raw_syscalls/sys_exit", Ok(ProgramType::EVENT)),
             },
             Hook::IoUring => match self.types.io_uring {
-                IoUring::Request(name) => (name, tracepoint(name).ok_or_else(|| no_hook(ABSENT))),
+                IoUring::Request(name, _) => (name, tracepoint(name).ok_or_else(|| no_hook(ABSENT))),
                 IoUring::NoRequest(name) => (
                     name,
                     Err(no_hook(
-                        "on this kernel it does not tell the request; what is asked for through io_uring is not seen",
+                        "on this kernel it does not tell the request; of io_uring only its own calls are seen",
                     )),
                 ),
                 IoUring::Absent => (
@@ -300,14 +310,19 @@ impl Kernel {
                 name,
                 match &self.lsm {
                     Err(reason) => Err(Attachment::NotNeeded(reason.clone())),
+                    // It takes structs by value (`kuid_t`), and programs cannot be handed those (kernel/bpf/btf.c).
+                    Ok(()) if name == "path_chown" && self.release < Release(6, 0) => Err(Attachment::NotNeeded(
+                        "before 6.0 no program can be on this hook; the path that was passed is told instead"
+                            .to_owned(),
+                    )),
                     Ok(()) => lsm_hook(name).ok_or_else(|| Attachment::NotNeeded(ABSENT.to_owned())),
                 },
             ),
             Hook::Guard(name) => (
                 name,
                 match &self.lsm {
-                    Err(reason) => Err(no_hook(reason)),
-                    Ok(()) => lsm_hook(name).ok_or_else(|| no_hook(ABSENT)),
+                    Err(reason) => Err(Attachment::Powerless(reason.clone())),
+                    Ok(()) => lsm_hook(name).ok_or_else(|| Attachment::Powerless(ABSENT.to_owned())),
                 },
             ),
         }
@@ -315,7 +330,10 @@ impl Kernel {
 }
 
 /// Whether the kernel runs programs on LSM hooks. They load and attach without that too, and then see nothing.
-fn lsm_runs_programs() -> Result<(), String> {
+///
+/// # Errors
+/// Why it does not, or why that cannot be told.
+pub fn lsm_runs_programs() -> Result<(), String> {
     let modules = read_of("securityfs", c"securityfs", "/sys/kernel/security", "lsm")
         .map_err(|error| format!("the kernel's security modules cannot be listed: {error}"))?;
     if modules.trim().split(',').any(|module| module == "bpf") {

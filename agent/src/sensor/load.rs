@@ -90,6 +90,8 @@ pub enum Attachment {
     NoHook(String),
     /// It cannot run here, and what it would tell is told by another.
     NotNeeded(String),
+    /// It should refuse what is done to the agent, and cannot here. Nothing is missing of what is seen.
+    Powerless(String),
     /// The kernel refused to load it.
     Refused(String),
 }
@@ -99,7 +101,7 @@ impl Attachment {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         match self {
-            Self::Attached | Self::NotNeeded(_) => false,
+            Self::Attached | Self::NotNeeded(_) | Self::Powerless(_) => false,
             Self::LeftOut | Self::NoHook(_) | Self::Refused(_) => true,
         }
     }
@@ -112,6 +114,7 @@ impl Attachment {
             Self::LeftOut => "left_out",
             Self::NoHook(_) => "no_hook",
             Self::NotNeeded(_) => "not_needed",
+            Self::Powerless(_) => "powerless",
             Self::Refused(_) => "refused",
         }
     }
@@ -124,6 +127,7 @@ impl fmt::Display for Attachment {
             Self::LeftOut => f.write_str("left out as asked"),
             Self::NoHook(reason) => f.write_str(reason),
             Self::NotNeeded(reason) => write!(f, "not needed: {reason}"),
+            Self::Powerless(reason) => write!(f, "cannot refuse what is done to the agent: {reason}"),
             Self::Refused(reason) => write!(f, "refused by the kernel: {reason}"),
         }
     }
@@ -448,6 +452,9 @@ impl Loaded {
                     outcome.attachment = match found {
                         Err(attachment) => attachment,
                         Ok(_) if left_out(plan.config, program) => Attachment::LeftOut,
+                        Ok(_) if matches!(program.hook, Hook::Guard(_)) => {
+                            Attachment::Powerless("not had when the pinned programs were loaded".to_owned())
+                        }
                         // The ends of calls do their work, as when they are not permitted.
                         Ok(_) if matches!(program.hook, Hook::Lsm(_)) => {
                             Attachment::NotNeeded("not had when the pinned programs were loaded".to_owned())
@@ -533,7 +540,8 @@ impl<'a> Plan<'a> {
                 .all(|program| !left_out(config, program) && kernel.hook(program, Family::Raw).1.is_ok())
         };
         let assumed = Assumed {
-            lsm_open: possible(LSM_OPEN),
+            // It must tell io_uring's opens from those of calls, and does so by the number of the call under way.
+            lsm_open: possible(LSM_OPEN) && kernel.types.features.task_registers,
             socket_lengths: SOCKET_LENGTHS.into_iter().all(possible),
         };
         Ok(Self {
@@ -552,6 +560,7 @@ impl<'a> Plan<'a> {
             lsm: u32::from(assumed.lsm_open),
             generation,
             socket_lengths: u32::from(assumed.socket_lengths),
+            request_argument: self.kernel.request_argument(),
         }
     }
 
@@ -723,6 +732,10 @@ impl Loading<'_> {
             Err(StartError(reason, NotPermitted(true))) if matches!(program.hook, Hook::Lsm(_)) => {
                 let reason = format!("this host does not permit programs on LSM hooks ({reason})");
                 (outcome(Attachment::NotNeeded(reason), None), None)
+            }
+            Err(StartError(reason, _)) if matches!(program.hook, Hook::Guard(_)) => {
+                let reason = format!("refused by the kernel: {reason}");
+                (outcome(Attachment::Powerless(reason), None), None)
             }
             Err(StartError(reason, _)) => (outcome(Attachment::Refused(reason), None), None),
         }

@@ -104,9 +104,9 @@ pub struct Features {
 /// How a kernel tells what io_uring was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoUring {
-    /// By this tracepoint, whose first argument is the request.
-    Request(&'static str),
-    /// By this tracepoint, which does not show the request (before 5.19).
+    /// By this tracepoint, whose argument of this number, from 0, is the request.
+    Request(&'static str, u32),
+    /// By this tracepoint, which does not show the request (before 5.15, unless the distribution took it over from there).
     NoRequest(&'static str),
     /// It has no io_uring, or does not tell.
     Absent,
@@ -136,6 +136,14 @@ mod kind {
     pub(super) const FUNCTION: u32 = 12;
     pub(super) const FUNCTION_PROTOTYPE: u32 = 13;
     pub(super) const TYPE_TAG: u32 = 18;
+}
+
+/// What a pointer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pointee<'a> {
+    Void,
+    /// A struct of this name.
+    Struct(&'a [u8]),
 }
 
 struct Types<'a> {
@@ -258,20 +266,23 @@ impl<'a> Types<'a> {
         None
     }
 
-    /// Name of the struct that a tracepoint's first argument points to. The typedef is of a pointer to a function whose
-    /// first parameter belongs to the tracing itself.
-    fn first_argument(&self, typedef: u32) -> Option<&'a [u8]> {
+    /// What a tracepoint's argument points to. The typedef is of a pointer to a function whose first parameter belongs to
+    /// the tracing itself.
+    fn argument(&self, typedef: u32, index: u32) -> Option<Pointee<'a>> {
         let pointee = |id| {
             let (_, header) = self.header(self.peel(id)?)?;
             (header.kind == kind::POINTER).then_some(header.size_or_type)
         };
         let (at, function) = self.header(self.peel(pointee(typedef)?)?)?;
-        if function.kind != kind::FUNCTION_PROTOTYPE || function.members < 2 {
+        if function.kind != kind::FUNCTION_PROTOTYPE || function.members < index + 2 {
             return None;
         }
-        let argument = u32_at(self.types, at + 12 + 8 + 4)?;
-        let (_, container) = self.header(self.peel(pointee(argument)?)?)?;
-        (container.kind == kind::STRUCT).then(|| self.name(container.name))
+        let argument = pointee(u32_at(self.types, at + 12 + 8 * (index as usize + 1) + 4)?)?;
+        if argument == 0 {
+            return Some(Pointee::Void);
+        }
+        let (_, container) = self.header(self.peel(argument)?)?;
+        (container.kind == kind::STRUCT).then(|| Pointee::Struct(self.name(container.name)))
     }
 
     fn features(&self) -> Features {
@@ -286,8 +297,10 @@ impl<'a> Types<'a> {
         for tracepoint in IO_URING_TRACEPOINTS {
             let typedef = [TRACEPOINT, tracepoint.as_bytes()].concat();
             if let Some(id) = self.hooks.get(typedef.as_slice()) {
-                return match self.first_argument(*id) {
-                    Some(b"io_kiocb") => IoUring::Request(tracepoint),
+                // From 5.19 on the request comes first and is typed; before, it follows its ring, and both are bare pointers.
+                return match (self.argument(*id, 0), self.argument(*id, 1)) {
+                    (Some(Pointee::Struct(b"io_kiocb")), _) => IoUring::Request(tracepoint, 0),
+                    (Some(Pointee::Void), Some(Pointee::Void)) => IoUring::Request(tracepoint, 1),
                     _ => IoUring::NoRequest(tracepoint),
                 };
             }
@@ -386,7 +399,7 @@ mod tests {
         assert_eq!(offsets.path_dentry, 8);
         assert_eq!(offsets.vfs_root, 0);
         // Every kernel that is tested natively is newer than 5.19.
-        assert!(matches!(types.io_uring, IoUring::Request(_) | IoUring::Absent));
+        assert!(matches!(types.io_uring, IoUring::Request(_, 0) | IoUring::Absent));
         assert!(types.features.task_pointers);
     }
 
@@ -394,10 +407,10 @@ mod tests {
     fn finds_the_types_of_hooks() {
         let section = fs::read(VMLINUX).unwrap();
         let types = Types::parse(&section).unwrap();
-        assert_eq!(types.first_argument(0), None);
+        assert_eq!(types.argument(0, 0), None);
         let known = KernelTypes::of(&section).unwrap();
         let exec = known.tracepoint("sched_process_exec").unwrap();
-        assert_eq!(types.first_argument(exec), Some(&b"task_struct"[..]));
+        assert_eq!(types.argument(exec, 0), Some(Pointee::Struct(b"task_struct")));
         assert_eq!(known.tracepoint("sched_process"), None);
         assert_eq!(known.lsm_hook("sched_process_exec"), None);
     }
