@@ -15,6 +15,7 @@ use std::{
 };
 
 use serde_json::Value;
+use staghound::sensor::{Release, lsm_runs_programs};
 use staghound_proto::{json, v1};
 use staghound_tests::{
     DECOY_DIRECTORY, DECOY_RULE, DECOY_RULES, actor, actor_path,
@@ -24,6 +25,7 @@ use staghound_tests::{
 use tempfile::TempDir;
 
 const SHADOW_RULE: &str = "credential-access/shadow-read";
+const MOVED_BY_KERNEL_RULE: &str = "credential-access/secrets-moved-by-kernel";
 
 /// A directory with a place for decoys and the rules about them.
 struct Place {
@@ -138,7 +140,9 @@ fn observe_shows_what_the_issue_promises() {
     until("alert of the second", || {
         (!alerts_of(&agent, second).is_empty()).then_some(())
     });
-    let alerts = alerts_of(&agent, pid);
+    let mut alerts = alerts_of(&agent, pid);
+    // A guest's `cat` has the kernel move the bytes, which is another rule's business.
+    alerts.retain(|alert| rule_id(alert) != MOVED_BY_KERNEL_RULE);
     assert_eq!(alerts.len(), 1, "{alerts:#?}");
     let alert = &alerts[0];
 
@@ -457,10 +461,21 @@ fn a_run_that_lost_events_is_inconclusive() {
         .0
         .parse()
         .unwrap();
-    // Opens and removals, each of them delivered or counted, and what the processes themselves are good for.
+    // Opens and removals, each of them delivered or counted, and what the processes themselves are good for. What the
+    // kernel resolves for a removal comes as a record of its own, where it runs programs on LSM hooks; and what it resolves
+    // for an open too, where programs cannot tell which call is under way (before 5.15).
+    let resolved = match (
+        lsm_runs_programs().is_ok(),
+        Release::of_running_kernel() < Release(5, 15),
+    ) {
+        (false, _) => 0,
+        (true, false) => 8_000,
+        (true, true) => 16_000,
+    };
+    let expected = 16_000 + resolved;
     assert!(
-        (16_000..16_200).contains(&(records + lost)),
-        "{records} {lost}: {stderr}"
+        (expected..expected + 200).contains(&(records + lost)),
+        "{records} {lost} {expected}: {stderr}"
     );
 }
 

@@ -67,14 +67,26 @@ pub(crate) struct Options {
     /// First process of the guest, when `--with` is given
     #[arg(long, requires = "with")]
     init: Option<PathBuf>,
+    /// These guests, and not those that kernel and backend name.
+    #[arg(skip)]
+    chosen: Vec<Guest>,
 }
 
 impl Options {
-    /// What `cargo xtask test` runs.
+    /// What `cargo xtask test` runs: one guest with programs on LSM hooks, and in full another that is as different as can
+    /// be. `cargo xtask vm --all` runs the rest.
     pub(crate) fn of_test(full: bool) -> Options {
+        let oldest_common = Guest {
+            kernel: Kernel::V6_1,
+            backend: Backend::Lsm,
+        };
+        let newest = Guest {
+            kernel: Kernel::Newest,
+            backend: Backend::Tracepoint,
+        };
         Options {
             kernel: Kernel::V6_1,
-            all: full,
+            all: false,
             backend: None,
             record: false,
             program: None,
@@ -83,6 +95,11 @@ impl Options {
             timeout_min: 25,
             with: Vec::new(),
             init: None,
+            chosen: if full {
+                vec![oldest_common, newest]
+            } else {
+                vec![oldest_common]
+            },
         }
     }
 
@@ -96,6 +113,9 @@ impl Options {
     }
 
     pub(crate) fn guests(&self) -> Vec<Guest> {
+        if !self.chosen.is_empty() {
+            return self.chosen.clone();
+        }
         let kernels = if self.all {
             Kernel::ALL.as_slice()
         } else {
@@ -143,7 +163,7 @@ impl fmt::Display for Backend {
 }
 
 /// One kernel with one backend.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Guest {
     kernel: Kernel,
     backend: Backend,
@@ -567,7 +587,16 @@ fn name(path: &Path) -> Result<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Built, executable, is_static};
+    use super::{Backend, Built, Guest, Kernel, Options, executable, is_static};
+
+    #[test]
+    fn a_test_runs_one_guest_and_a_full_one_two() {
+        let guest = |kernel, backend| Guest { kernel, backend };
+        let first = guest(Kernel::V6_1, Backend::Lsm);
+        assert_eq!(Options::of_test(false).guests(), [first]);
+        let second = guest(Kernel::Newest, Backend::Tracepoint);
+        assert_eq!(Options::of_test(true).guests(), [first, second]);
+    }
 
     #[test]
     fn executables_are_told_apart() {

@@ -24,7 +24,7 @@ struct Mount {
 }
 
 /// In the order they have to be made.
-const MOUNTS: [Mount; 11] = [
+const MOUNTS: [Mount; 12] = [
     Mount {
         kind: "proc",
         target: "/proc",
@@ -39,6 +39,11 @@ const MOUNTS: [Mount; 11] = [
         kind: "devtmpfs",
         target: "/dev",
         options: "",
+    },
+    Mount {
+        kind: "devpts",
+        target: "/dev/pts",
+        options: "mode=0620,ptmxmode=0666",
     },
     Mount {
         kind: "tmpfs",

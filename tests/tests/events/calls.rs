@@ -370,11 +370,13 @@ fn calls_about_mounts_are_told() {
             .path("{P}/d"),
             case(
                 "pivot_root",
+                // In a chroot, because nobody can exchange the root of a guest's initramfs.
                 "!unshare 0x20000 + !mount s=none s=/ 0 0x44000 0 + !mount s=x s={P}/d s=tmpfs 0 0 + \
-              !mkdir s={P}/d/old 0o700 + !chdir s={P}/d + pivot_root s=. s=old",
+                 !mkdir s={P}/d/n 0o700 + !mount s=x s={P}/d/n s=tmpfs 0 0 + !mkdir s={P}/d/n/old 0o700 + \
+                 !chroot s={P}/d + !chdir s=/n + pivot_root s=. s=old",
             )
-            .path("/")
-            .new_path("/old"),
+            .path("{P}/d")
+            .new_path("{P}/d/old"),
             case("chroot", "chroot s={P}/d").path("{P}/d"),
             case("swapon", "swapon s={P}/f 0").path("{P}/f"),
             case("swapoff", "swapoff s={P}/f").path("{P}/f"),
