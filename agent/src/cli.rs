@@ -48,7 +48,7 @@ enum Command {
     /// The command keeps its standard streams; a summary goes to standard error.
     #[command(after_long_help = RUN_EXAMPLES)]
     Run(RunArgs),
-    /// Check, list and show rules and the fields they can use.
+    /// Check, test, list, show and explain rules, and the fields they can use.
     Rules {
         #[command(subcommand)]
         command: RulesCommand,
@@ -220,6 +220,20 @@ enum RulesCommand {
         /// Rule files or directories, on top of the embedded packs.
         paths: Vec<PathBuf>,
     },
+    /// Run the examples of all rules.
+    Test {
+        /// Rule files or directories, on top of the embedded packs.
+        paths: Vec<PathBuf>,
+    },
+    /// How each check of a rule turns out for an event, and whether the rule matches.
+    Explain {
+        /// Id or name of the rule.
+        id: String,
+        /// File with the event: JSON or YAML that maps fields to values, or a list of events for a rule over several.
+        event: PathBuf,
+        /// Rule files or directories, on top of the embedded packs.
+        paths: Vec<PathBuf>,
+    },
     /// Which ATT&CK techniques the rules look for, by tactic.
     Coverage {
         /// Rule files or directories, on top of the embedded packs.
@@ -339,6 +353,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 RulesCommand::Check { paths, alone } => rules::check(&paths, alone)?,
                 RulesCommand::List { paths, markdown } => rules::list(&paths, markdown)?,
                 RulesCommand::Show { id, paths } => rules::show(&paths, &id)?,
+                RulesCommand::Test { paths } => rules::test(&paths)?,
+                RulesCommand::Explain { id, event, paths } => rules::explain::explain(&paths, &id, &event)?,
                 RulesCommand::Coverage { paths, output } => coverage::coverage(&paths, output)?,
                 RulesCommand::Fields { markdown } => rules::fields(markdown),
             };

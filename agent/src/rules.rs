@@ -1,4 +1,6 @@
-//! `staghound rules`: checks, lists and shows rules and fields.
+//! `staghound rules`: checks, lists, shows and explains rules and fields.
+
+pub mod explain;
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -29,15 +31,7 @@ pub fn check(paths: &[PathBuf], alone: bool) -> Result<String> {
     for inactive in &loaded.inactive {
         writeln!(report, "{inactive}")?;
     }
-    let failures = loaded.ruleset.check_all_examples();
-    if !failures.is_empty() {
-        let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
-        bail!(
-            "{}\n{} examples do not do what they say; mend the rules or their examples",
-            failures.join("\n"),
-            failures.len()
-        );
-    }
+    examples(&loaded)?;
     report += &counts(&loaded);
     Ok(report)
 }
@@ -128,12 +122,11 @@ fn techniques(rule: &Rule) -> String {
         .join(",")
 }
 
-/// Everything about one rule.
+/// The rule of this id or name.
 ///
 /// # Errors
-/// The rules cannot be read, or there is no such rule.
-pub fn show(paths: &[PathBuf], id: &str) -> Result<String> {
-    let loaded = packs::load_with_embedded(paths)?;
+/// There is none, or it does not run.
+pub(crate) fn find<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Rule> {
     let rules = loaded.ruleset.rules();
     let Some(rule) = rules.iter().find(|rule| &*rule.id == id || &*rule.name == id) else {
         if let Some(inactive) = loaded.inactive.iter().find(|inactive| &*inactive.rule == id) {
@@ -152,6 +145,46 @@ pub fn show(paths: &[PathBuf], id: &str) -> Result<String> {
         };
         bail!("there is no rule `{id}`; {hint}");
     };
+    Ok(rule)
+}
+
+/// Runs the examples of all rules; yields how many there are.
+///
+/// # Errors
+/// The rules have mistakes, or an example of theirs does not do what it says.
+pub fn test(paths: &[PathBuf]) -> Result<String> {
+    let loaded = packs::load_with_embedded(paths)?;
+    examples(&loaded)?;
+    let rules = loaded.ruleset.rules();
+    let of = |rule: &&Rule| rule.examples.matching.len() + rule.examples.missing.len();
+    let without = rules.iter().filter(|rule| of(rule) == 0).count();
+    Ok(format!(
+        "{} examples of {} rules do what they say; {without} rules have none\n",
+        rules.iter().map(|rule| of(&rule)).sum::<usize>(),
+        rules.len() - without
+    ))
+}
+
+fn examples(loaded: &Loaded) -> Result<()> {
+    let failures = loaded.ruleset.check_all_examples();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    bail!(
+        "{}\n{} examples do not do what they say; mend the rules or their examples",
+        told.join("\n"),
+        failures.len()
+    );
+}
+
+/// Everything about one rule.
+///
+/// # Errors
+/// The rules cannot be read, or there is no such rule.
+pub fn show(paths: &[PathBuf], id: &str) -> Result<String> {
+    let loaded = packs::load_with_embedded(paths)?;
+    let rule = find(&loaded, id)?;
     let mut text = String::new();
     writeln!(text, "{}\n", rule.name)?;
     let mut row = |label: &str, value: &str| {

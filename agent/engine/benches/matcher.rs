@@ -13,11 +13,13 @@
 
 use std::fmt::Write;
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use staghound_engine::compile::Scratch;
 use staghound_engine::event::{Event, EventKind, Value};
 use staghound_engine::field::{Field, FieldArg, FieldRef};
+use staghound_engine::memory::Memory;
 use staghound_engine::ruleset::{Ruleset, load};
 use staghound_engine::source::Source;
 
@@ -162,15 +164,32 @@ fn pack(count: usize) -> Ruleset {
     }
 }
 
-/// The packs we ship, in the order they are loaded in.
-fn shipped() -> Ruleset {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../rules");
-    let mut files: Vec<_> = std::fs::read_dir(directory)
+/// Rule files of a tree, in order.
+fn collect(directory: &Path, into: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    files.sort();
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            collect(&entry, into);
+        } else if entry
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
+            into.push(entry);
+        }
+    }
+}
+
+/// The packs we ship, in the order they are loaded in; with other people's rules, if they are there.
+fn shipped(corpora: Option<&Path>) -> Ruleset {
+    let mut files = Vec::new();
+    collect(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../rules")), &mut files);
+    if let Some(corpora) = corpora {
+        collect(corpora, &mut files);
+    }
     let texts: Vec<String> = files
         .iter()
         .map(|path| std::fs::read_to_string(path).unwrap())
@@ -189,12 +208,19 @@ fn shipped() -> Ruleset {
 }
 
 fn matcher(criterion: &mut Criterion) {
-    let packs = [
-        ("shipped rules".to_owned(), shipped()),
+    let mut packs = vec![
+        ("shipped rules".to_owned(), shipped(None)),
         ("100 rules".to_owned(), pack(100)),
         ("1000 rules".to_owned(), pack(1000)),
         ("10000 rules".to_owned(), pack(10_000)),
     ];
+    if let Some(corpora) = std::env::var_os("STAGHOUND_CORPORA") {
+        let ruleset = shipped(Some(Path::new(&corpora)));
+        packs.push((
+            format!("shipped, Falco and Sigma: {} rules", ruleset.rules().len()),
+            ruleset,
+        ));
+    }
     for (name, ruleset) in packs {
         let mut group = criterion.benchmark_group(name);
         for (name, event) in EVENTS {
@@ -211,6 +237,26 @@ fn matcher(criterion: &mut Criterion) {
     }
 }
 
+/// The same with what rules over several events need.
+fn following(criterion: &mut Criterion) {
+    let ruleset = shipped(None);
+    let mut group = criterion.benchmark_group("shipped rules, followed");
+    for (name, event) in EVENTS {
+        let mut scratch = Scratch::new();
+        let mut memory = Memory::<()>::default();
+        group.bench_with_input(BenchmarkId::from_parameter(name), event, |bencher, event| {
+            bencher.iter(|| {
+                let mut found = 0_usize;
+                ruleset.follow(black_box(event), &mut scratch, &mut memory, &mut || (), &mut |_| {
+                    found += 1;
+                });
+                found
+            });
+        });
+    }
+    group.finish();
+}
+
 fn loading(criterion: &mut Criterion) {
     criterion.bench_function("load 1000 rules", |bencher| bencher.iter(|| pack(1000)));
 }
@@ -218,6 +264,6 @@ fn loading(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).measurement_time(std::time::Duration::from_secs(2));
-    targets = matcher, loading
+    targets = matcher, following, loading
 }
 criterion_main!(benches);

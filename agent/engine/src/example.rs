@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::check::{flag, number};
-use crate::diagnostic::did_you_mean;
+use crate::diagnostic::{Diagnostics, did_you_mean};
 use crate::event::{Event, EventKind, Value, directory_of, file_name_of};
 use crate::field::{Field, FieldArg, FieldError, FieldRef, FieldType, Shape};
-use crate::source::Place;
+use crate::source::{Files, Place, Source};
 use crate::yaml;
 
 /// The examples of a rule.
@@ -553,6 +553,34 @@ pub(crate) struct Mistake {
     pub(crate) place: Place,
     pub(crate) message: String,
     pub(crate) help: Option<String>,
+}
+
+/// Reads events written down outside of rules: mappings of fields to values, in YAML or JSON, one or a list of them.
+///
+/// # Errors
+/// All mistakes in them.
+pub fn events(source: &Source<'_>) -> Result<Vec<ExampleEvent>, Diagnostics> {
+    let sources = [*source];
+    let files = Files::new(&sources);
+    let documents = yaml::read(&files, 0).map_err(|error| Diagnostics(vec![error]))?;
+    let mut events = Vec::new();
+    let mut mistakes = Vec::new();
+    for document in documents {
+        match read_history(&document, true) {
+            Ok((earlier, last)) => {
+                events.extend(earlier);
+                events.push(last);
+            }
+            Err(more) => mistakes.extend(more),
+        }
+    }
+    if !mistakes.is_empty() {
+        let told = mistakes
+            .into_iter()
+            .map(|Mistake { place, message, help }| files.diagnostic(place, message, help));
+        return Err(Diagnostics(told.collect()));
+    }
+    Ok(events)
 }
 
 /// Most events of one example.
