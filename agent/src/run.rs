@@ -174,6 +174,8 @@ pub fn run(config: &RunConfig) -> Result<u8> {
     // The scope is inherited on fork: with this process in it, the command is from its first instant. Our own files are
     // left out by the programs.
     sensor.watch(std::process::id())?;
+    // What only some rules want to be told of is told from its first instant, too.
+    sensor.demand(&loaded.ruleset.demand())?;
     let host = identity::host(&identity::transient_agent_id(None)?);
     let mut origin = Origin {
         host,

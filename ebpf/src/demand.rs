@@ -93,6 +93,15 @@ pub(crate) fn is_wanted(file: File, access: u32, renames: u64) -> Result<bool, L
     Ok(directory(read(dentry, offset!(dentry_parent))?, mount, renames)? & bit != 0)
 }
 
+/// Whether a rule is about opens that fail, for whatever reason.
+#[inline(always)]
+pub(crate) fn wants_failures() -> bool {
+    // SAFETY: a valid map value.
+    OPEN_WANTED
+        .get_ptr(OPEN_DEMAND - 1)
+        .is_some_and(|value| unsafe { read_volatile(value) } != open_demand::NONE)
+}
+
 /// Accesses for which a name makes a path wanted.
 #[inline(always)]
 fn lookup(address: u64) -> u32 {

@@ -54,7 +54,9 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
     }
     let file = call.task.file(call.result as u32)?;
     let mut record = Record::<Open>::of_syscall()?;
-    if !describe_open(&record, call.task, file)? {
+    // What is opened by a handle was found by no path: rules about it name none, and it is rare.
+    let by_handle = || form(call) & SyscallTable::HANDLE != 0;
+    if !describe_wanted(&record, call.task, file, by_handle)? {
         return Ok(());
     }
     // SAFETY: header and body lie in scratch memory.
@@ -72,12 +74,22 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
 /// Fills the body of an open from the file; false when nobody wants it, or an equal one was reported lately.
 #[inline(always)]
 pub(crate) fn describe_open(record: &Record<Open>, task: Task, file: File) -> Result<bool, Loss> {
+    describe_wanted(record, task, file, || false)
+}
+
+#[inline(always)]
+fn describe_wanted(
+    record: &Record<Open>,
+    task: Task,
+    file: File,
+    is_always: impl FnOnce() -> bool,
+) -> Result<bool, Loss> {
     let dentry = file.dentry()?;
     let file_mode = file.mode()?;
     let open_flags = file.flags()?;
     // Numbered as the engine does: read, write, created. A file opened as a mere place is as good as read.
     let access = file_mode & 3 | u32::from(file_mode & file_mode::CREATED != 0) << 2;
-    if !demand::is_wanted(file, if access == 0 { file_mode::READ } else { access }, renames())? {
+    if !demand::is_wanted(file, if access == 0 { file_mode::READ } else { access }, renames())? && !is_always() {
         count(Loss::Unwanted);
         return Ok(false);
     }
@@ -110,9 +122,12 @@ pub(crate) fn describe_open(record: &Record<Open>, task: Task, file: File) -> Re
     Ok(true)
 }
 
-/// An open that was not allowed. No file tells what it led to; so the path is what was passed.
+/// An open that was not allowed, or failed otherwise where a rule asks for that. No file tells what it led to; so the path is what was passed.
 #[inline(always)]
 fn refused_open(call: &Call) -> Result<(), Loss> {
+    if was_nonsense(call) {
+        return Ok(());
+    }
     let form = form(call);
     let (directory, name) = if form & SyscallTable::HANDLE != 0 {
         return Ok(());

@@ -49,8 +49,9 @@ pub const DEDUPE_NS: u64 = 1_000_000_000;
 
 /// How many accesses an open can have: to read, to write, created, failed.
 pub const OPEN_ACCESSES: u32 = 16;
-/// Elements of the map `OPEN_WANTED`: one of [`open_demand`] for each access, and 1 in the last while they hold.
-pub const OPEN_DEMAND: u32 = OPEN_ACCESSES + 1;
+/// Elements of the map `OPEN_WANTED`: one of [`open_demand`] for each access, 1 in the next while they hold, and in the last
+/// one of [`open_demand`] for opens that fail for another reason than that they are not allowed.
+pub const OPEN_DEMAND: u32 = OPEN_ACCESSES + 2;
 /// Most names that make a path wanted.
 pub const WANTED_NAMES_MAX: u32 = 2048;
 /// Bytes of a name that are compared, a NUL included.

@@ -370,6 +370,38 @@ fn run_fails_a_command_that_reads_password_hashes() {
     assert!(run.stderr.contains(SHADOW_RULE), "{run:?}");
 }
 
+/// Programs look for files in vain all the time; of that only rules hear that ask for it.
+#[test]
+fn a_rule_about_failed_opens_hears_of_files_that_are_not_there() {
+    let place = Place::new();
+    let rule = |condition: &str| {
+        let rule = format!(
+            "- rule: Probed\n  id: test/probed\n  desc: d\n  severity: high\n  attack: [T1083]\n  output: \"%evt.res %fd.name\"\n  condition: {condition}\n"
+        );
+        fs::write(place.path("own-rules/decoy.yaml"), rule).unwrap();
+    };
+    let probed = place.path("not-there");
+    let probe = || {
+        output(&mut place.run([
+            actor_path().as_os_str(),
+            "open".as_ref(),
+            probed.as_os_str(),
+            "read".as_ref(),
+        ]))
+    };
+    let about = format!("evt.type in (open, openat) and fd.name = {}", probed.display());
+
+    rule(&format!("{about} and evt.failed = true"));
+    let run = probe();
+    assert_eq!(run.code(), Some(100), "{run:?}");
+    assert!(run.stderr.contains(&format!("ENOENT {}", probed.display())), "{run:?}");
+
+    // This one is about files that are opened, too.
+    rule(&about);
+    let run = probe();
+    assert_eq!(run.code(), Some(0), "{run:?}");
+}
+
 #[test]
 fn run_watches_descendants_and_nobody_else() {
     let place = Place::new();

@@ -17,6 +17,9 @@ use crate::ir::{Graph, Node, NodeId, Order, Predicate, Test, Transform};
 /// Most patterns of all opens together; beyond that all opens of an access are demanded.
 pub const PATTERNS_MAX: usize = 1024;
 
+/// The type of opens that go by no path.
+const OPEN_BY_HANDLE: &str = "open_by_handle_at";
+
 /// Longest component of a path (`NAME_MAX`): no file has a longer one.
 const COMPONENT_BYTES_MAX: usize = 255;
 
@@ -94,6 +97,23 @@ const ORDINARY: &[&[u8]] = &[
     b"virtual",
 ];
 
+/// Why opens fail, beside that they are not allowed, by the number and the name that rules see.
+const MERE_FAILURES: &[(i64, &str)] = &[
+    (-2, "ENOENT"),
+    (-6, "ENXIO"),
+    (-16, "EBUSY"),
+    (-17, "EEXIST"),
+    (-19, "ENODEV"),
+    (-20, "ENOTDIR"),
+    (-21, "EISDIR"),
+    (-22, "EINVAL"),
+    (-24, "EMFILE"),
+    (-26, "ETXTBSY"),
+    (-30, "EROFS"),
+    (-36, "ENAMETOOLONG"),
+    (-40, "ELOOP"),
+];
+
 /// What an open asks for, and whether it was granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Access {
@@ -148,6 +168,11 @@ impl AccessSet {
     /// Whether the set holds none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether all of them failed.
+    fn are_failed(self) -> bool {
+        Access::all().all(|access| access.failed || !self.contains(access))
     }
 
     fn insert(&mut self, access: Access) {
@@ -332,6 +357,7 @@ pub struct Demand {
     opens: [Opens; Access::COUNT],
     /// Of each rule that wants opens.
     by_rule: BTreeMap<usize, RuleOpens>,
+    failed_opens: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -402,7 +428,22 @@ impl Demand {
             wanted,
             opens,
             by_rule,
+            failed_opens: false,
         };
+        let mut analysis = Analysis::new(
+            graph,
+            EventKind::Open,
+            None,
+            Some(Access {
+                failed: true,
+                ..Access::default()
+            }),
+        );
+        analysis.is_mere_failure = true;
+        demand.failed_opens = demand.by_rule.iter().any(|(number, found)| {
+            let is_about_failures = found.opens.iter().all(|(accesses, _)| accesses.are_failed());
+            is_about_failures && analysis.need(rules[*number].2, true) != Opens::None
+        });
         demand.bound();
         demand
     }
@@ -423,9 +464,15 @@ impl Demand {
         self.wanted.contains_key(event_type)
     }
 
-    /// Which opens of this access any rule can match.
+    /// Which opens of this access any rule can match. Those by a handle are rare, and demanded by their type alone.
     pub fn opens(&self, access: Access) -> &Opens {
         &self.opens[access.index()]
+    }
+
+    /// Whether a rule is about opens that fail, and about other reasons than that they are not allowed. Rules that match what
+    /// was opened as well do not ask for it: programs look for files in vain all the time.
+    pub fn wants_failed_opens(&self) -> bool {
+        self.failed_opens
     }
 
     /// Every pattern with the accesses it is for.
@@ -469,6 +516,8 @@ struct Analysis<'g> {
     event_type: Option<&'static str>,
     /// `None`: any, and paths are not looked at.
     access: Option<Access>,
+    /// The open failed for one of [`MERE_FAILURES`].
+    is_mere_failure: bool,
     done: HashMap<(NodeId, bool), Opens>,
 }
 
@@ -479,8 +528,16 @@ impl<'g> Analysis<'g> {
             kind,
             event_type,
             access,
+            is_mere_failure: false,
             done: HashMap::new(),
         }
+    }
+
+    /// The types that an event of the kind may have. Of opens that the kernel may leave out, none is by a handle.
+    fn types(&self) -> impl Iterator<Item = &'static str> {
+        let may_be_left_out = self.access.is_some();
+        let types = self.kind.event_types().iter().copied();
+        types.filter(move |event_type| !(may_be_left_out && *event_type == OPEN_BY_HANDLE))
     }
 
     /// What must be so for a node to be true, or false. `Opens::None`: it cannot be.
@@ -541,16 +598,14 @@ impl<'g> Analysis<'g> {
             if field == Field::EvtType {
                 return possible(match self.event_type {
                     Some(event_type) => accepts(event_type) == truth,
-                    None => self
-                        .kind
-                        .event_types()
-                        .iter()
-                        .any(|event_type| accepts(event_type) == truth),
+                    None => self.types().any(|event_type| accepts(event_type) == truth),
                 });
             }
             if truth && field == Field::SyscallType {
-                let types = self.event_type.map_or(self.kind.event_types(), |_| &[]);
-                return possible(types.iter().copied().chain(self.event_type).any(accepts));
+                return possible(match self.event_type {
+                    Some(event_type) => accepts(event_type),
+                    None => self.types().any(accepts),
+                });
             }
             if truth && field == Field::EvtCategory {
                 return possible(accepts(self.kind.category()));
@@ -559,12 +614,24 @@ impl<'g> Analysis<'g> {
         let Some(access) = self.access else {
             return Opens::All;
         };
+        if self.is_mere_failure && operand.transforms.is_empty() {
+            let accepts = |value: Value<'_>| accepts_value(test, value, &operand.field) == truth;
+            if field == Field::EvtRes {
+                return possible(MERE_FAILURES.iter().any(|(_, name)| accepts((*name).into())));
+            }
+            if field == Field::EvtRawres {
+                return possible(MERE_FAILURES.iter().any(|(number, _)| accepts(Value::Number(*number))));
+            }
+        }
         match (field, test) {
             (Field::EvtIsOpenRead, Test::FlagIs(wanted)) => flag(access.read, *wanted, truth),
             (Field::EvtIsOpenWrite, Test::FlagIs(wanted)) => flag(access.write, *wanted, truth),
             (Field::EvtIsOpenCreate, Test::FlagIs(wanted)) => flag(access.create, *wanted, truth),
             (Field::EvtIsOpenExec, Test::FlagIs(true)) if truth => possible(access.create),
             (Field::EvtFailed, Test::FlagIs(wanted)) => flag(access.failed, *wanted, truth),
+            (Field::EvtRes, _) if truth && operand.transforms.is_empty() => {
+                possible(access.failed || accepts_value(test, Value::from("SUCCESS"), &operand.field))
+            }
             (Field::EvtRawres | Field::FdNum, _) if truth && operand.transforms.is_empty() => {
                 possible(can_be(test, access.failed))
             }

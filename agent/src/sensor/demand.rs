@@ -10,7 +10,8 @@ use std::{
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use staghound_ebpf::{
-    Action, DEDUPE_NS, NAME_KEY_BYTES, OPEN_ACCESSES, SYSCALLS_MAX, WANTED_NAMES_MAX, name_key, open_demand,
+    Action, DEDUPE_NS, NAME_KEY_BYTES, OPEN_ACCESSES, OPEN_DEMAND, SYSCALLS_MAX, WANTED_NAMES_MAX, name_key,
+    open_demand,
 };
 use staghound_engine::{
     demand::{Access, Demand, Opens, Pattern},
@@ -18,6 +19,10 @@ use staghound_engine::{
 };
 
 use crate::sensor::{SensorError, load::Maps, syscalls};
+
+/// Elements of the table of opens beyond those of the accesses.
+const HOLDS: usize = OPEN_ACCESSES as usize;
+const FAILURES: usize = HOLDS + 1;
 
 /// The key of a name, as the programs look it up.
 type Name = [u8; NAME_KEY_BYTES];
@@ -65,7 +70,7 @@ const SOCKET_CALLS: [&str; 12] = [
 /// Whether a call of the table is wanted.
 fn wants_call(demand: &Demand, call: &'static str) -> bool {
     let any = |types: &[&str]| types.iter().any(|event_type| demand.wants(event_type));
-    is_always_recorded(call)
+    is_always_recorded(syscalls::spoken(call))
         || demand.wants(syscalls::spoken(call))
         || match call {
             "read" | "readv" | "recvfrom" | "recvmsg" | "recvmmsg" | "recvmmsg_time64" => any(&RECEIVED),
@@ -81,8 +86,8 @@ fn wants_call(demand: &Demand, call: &'static str) -> bool {
 pub(super) struct Wanted {
     /// By number of the system call, as [`staghound_ebpf::SyscallTable`] has it.
     actions: [u32; SYSCALLS_MAX],
-    /// By access, one of [`open_demand`]; the last says whether they hold.
-    opens: [u32; OPEN_ACCESSES as usize + 1],
+    /// By access, one of [`open_demand`]; then whether they hold, and which failures are wanted.
+    opens: [u32; OPEN_DEMAND as usize],
     /// Accesses that a name makes wanted: as a component in the low half, as the end of the last one in the high half.
     names: BTreeMap<Name, u32>,
 }
@@ -90,8 +95,10 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Everything that the programs can tell.
     fn everything(served: &[Action]) -> Self {
-        let mut opens = [open_demand::ALL; OPEN_ACCESSES as usize + 1];
-        opens[OPEN_ACCESSES as usize] = 0;
+        let mut opens = [open_demand::ALL; OPEN_DEMAND as usize];
+        opens[HOLDS] = 0;
+        // Programs look for files in vain all the time: that is told only to rules that ask for it.
+        opens[FAILURES] = open_demand::NONE;
         Self {
             actions: syscalls::table(served, |_| true).actions,
             opens,
@@ -101,7 +108,7 @@ impl Wanted {
 
     /// What these rules demand.
     fn of(demand: &Demand, served: &[Action]) -> Self {
-        let mut opens = [open_demand::NONE; OPEN_ACCESSES as usize + 1];
+        let mut opens = [open_demand::NONE; OPEN_DEMAND as usize];
         for access in Access::all() {
             opens[access.index()] = match demand.opens(access) {
                 Opens::None => open_demand::NONE,
@@ -109,7 +116,10 @@ impl Wanted {
                 Opens::All => open_demand::ALL,
             };
         }
-        opens[OPEN_ACCESSES as usize] = 1;
+        opens[HOLDS] = 1;
+        if demand.wants_failed_opens() {
+            opens[FAILURES] = open_demand::ALL;
+        }
         let mut names: BTreeMap<Name, u32> = BTreeMap::new();
         for (pattern, accesses) in demand.names() {
             let (name, bits) = match pattern {
@@ -169,7 +179,10 @@ impl Tables {
     /// may still remember directories by the names that were wanted before.
     pub(super) fn tell(&mut self, demand: &Demand) -> Result<(), SensorError> {
         let wanted = Wanted::of(demand, &self.served);
-        let holds = OPEN_ACCESSES as usize;
+        if wanted == self.told && self.settled.is_none() {
+            return Ok(());
+        }
+        let holds = HOLDS;
         let again = self.told.opens[holds] != 0 || self.settled.is_some();
         if again {
             self.write_open(holds, 0)?;
@@ -182,6 +195,7 @@ impl Tables {
         for (access, opens) in wanted.opens[..holds].iter().enumerate() {
             self.write_open(access, *opens)?;
         }
+        self.write_open(FAILURES, wanted.opens[FAILURES])?;
         let before = std::mem::replace(&mut self.told, wanted);
         for (number, action) in self.told.actions.iter().enumerate() {
             if before.actions[number] != *action {
@@ -210,8 +224,8 @@ impl Tables {
     pub(super) fn settle(&mut self) -> Result<(), SensorError> {
         if self.settled.is_some_and(|until| Instant::now() >= until) {
             self.settled = None;
-            self.told.opens[OPEN_ACCESSES as usize] = 1;
-            self.write_open(OPEN_ACCESSES as usize, 1)?;
+            self.told.opens[HOLDS] = 1;
+            self.write_open(HOLDS, 1)?;
         }
         Ok(())
     }
@@ -315,6 +329,12 @@ mod tests {
         ] {
             assert_eq!(is_wanted(&mount, call), expected, "{call}");
         }
+        /// `setuid32` of 32-bit callers.
+        const SETUID32: usize = 213;
+        assert!(
+            mount.actions[SETUID32] >> 8 & 0xff != 0,
+            "other spellings are recorded too"
+        );
         let ends = wanted("evt.type = close");
         assert!(is_wanted(&ends, CONNECT), "the end of a connection needs its beginning");
         let answers = wanted("evt.type = recvfrom");
@@ -364,7 +384,7 @@ mod tests {
         };
         assert_eq!(shadow.opens[access(true, false)], open_demand::NAMES);
         assert_eq!(shadow.opens[access(false, true)], open_demand::NONE);
-        assert_eq!(shadow.opens[OPEN_ACCESSES as usize], 1, "they hold");
+        assert_eq!(shadow.opens[HOLDS], 1, "they hold");
         let bits = shadow.names[&name_key(b"shadow")];
         assert!(bits & (1 << access(true, false)) != 0 && bits >> 16 == 0, "{bits:x}");
         let ending = wanted("evt.type = openat and evt.is_open_write = true and fd.name endswith .pth");
@@ -373,6 +393,24 @@ mod tests {
             bits & 0xffff == 0 && bits >> 16 & (1 << access(false, true)) != 0,
             "{bits:x}"
         );
+        for (rule, expected) in [
+            ("evt.type = openat and fd.name = /etc/shadow", open_demand::NONE),
+            (
+                "evt.type = openat and evt.failed = true and fd.name = /etc/shadow",
+                open_demand::ALL,
+            ),
+            (
+                "evt.type = openat and evt.failed = true and evt.res in (EACCES, EPERM)",
+                open_demand::NONE,
+            ),
+            (
+                "evt.type = openat and evt.failed = true and evt.res = ENOENT",
+                open_demand::ALL,
+            ),
+            ("evt.type = openat and evt.rawres = -2", open_demand::ALL),
+        ] {
+            assert_eq!(wanted(rule).opens[FAILURES], expected, "{rule}");
+        }
         let all = wanted("evt.type = openat and evt.is_open_write = true and proc.name = x");
         assert_eq!(all.opens[access(false, true)], open_demand::ALL);
     }
@@ -380,7 +418,10 @@ mod tests {
     #[test]
     fn everything_is_told_until_rules_are_known() {
         let everything = Wanted::everything(&[Action::Open, Action::Connect]);
-        assert_eq!(everything.opens[OPEN_ACCESSES as usize], 0);
+        assert_eq!(
+            (everything.opens[HOLDS], everything.opens[FAILURES]),
+            (0, open_demand::NONE)
+        );
         assert!(everything.actions[CONNECT] != 0 && everything.actions[OPENAT] != 0);
     }
 }
