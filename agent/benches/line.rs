@@ -182,6 +182,7 @@ fn line(criterion: &mut Criterion) {
         name: "bench".to_owned(),
         boot_to_wall_ns: 0,
         in_run: false,
+        earlier_agent: None,
     };
     let names = Names::of_host();
     let mut group = criterion.benchmark_group("line");

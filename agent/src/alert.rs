@@ -629,6 +629,7 @@ mod tests {
             name: "h".to_owned(),
             boot_to_wall_ns: 0,
             in_run: false,
+            earlier_agent: None,
         };
         let names = HostNames::of_host();
         then(&Event::of(&record, process, 1, &mut Recall::default(), table, &host, &names).unwrap())

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use staghound_ebpf::{Call, Ended, Fork, Open, PathChange, Socket, Span, file_mode, flags, open_layer};
+use staghound_ebpf::{Call, Ended, Fork, Open, PathChange, Socket, Span, exec_flags, file_mode, flags, open_layer};
 use staghound_engine::{
     event::{self, EventKind, Subject, Value, directory_of, file_name_of},
     field::{Field, FieldArg, FieldRef},
@@ -51,6 +51,7 @@ const AF_NETLINK: u16 = 16;
 const AF_PACKET: u16 = 17;
 const DNS_PORT: u16 = 53;
 const EINPROGRESS: i64 = -115;
+const ECANCELED: i32 = -125;
 const SECOND_NS: i64 = 1_000_000_000;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
@@ -64,6 +65,17 @@ pub struct Host {
     pub boot_to_wall_ns: i64,
     /// Whether all that is watched belongs to one run.
     pub in_run: bool,
+    /// The agent before this one, if its programs went on recording.
+    pub earlier_agent: Option<EarlierAgent>,
+}
+
+/// An agent whose records this one reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlierAgent {
+    /// Its pid.
+    pub pid: u32,
+    /// When this agent took over, in nanoseconds since boot: later the pid may be anybody's.
+    pub until_ns: u64,
 }
 
 /// What an event is about, beside its process.
@@ -94,7 +106,7 @@ pub enum Detail {
 pub struct Traffic {
     /// Bytes received.
     pub received: u64,
-    /// Bytes sent that the other end acknowledged.
+    /// Bytes sent.
     pub sent: u64,
     /// Nanoseconds from when it was opened.
     pub duration_ns: u64,
@@ -109,7 +121,7 @@ pub struct Aim<'a> {
     pub pid: Option<u32>,
     /// The process, where it is known.
     pub process: Option<&'a Process>,
-    /// What it is to the one that acts: `self`, `ancestor`, `descendant` or `other`.
+    /// What it is to the one that acts: `self`, `ancestor`, `descendant` or `other`; also `group` and `all`.
     pub relation: &'static str,
     /// Whether it is this process.
     pub is_agent: bool,
@@ -157,6 +169,7 @@ pub struct Event<'a> {
 struct Lazy {
     socket_name: OnceCell<Box<[u8]>>,
     capabilities: OnceCell<Box<[u8]>>,
+    capabilities_before: OnceCell<Box<[u8]>>,
     arguments: OnceCell<Box<[u8]>>,
     /// The argument that has the same place among those of the call, as text.
     call_arguments: OnceCell<Box<[Box<[u8]>]>>,
@@ -225,7 +238,7 @@ impl<'a> Event<'a> {
         let (kind, detail) = if let Body::Ended(ended) = &record.body {
             let ends = &ended.ends;
             let connection = recall.take_connection(ended.socket, (ends.local_port, ends.remote_port))?;
-            let detail = ended_connection(header.time_ns, ended, &connection);
+            let told = ended_connection(header.time_ns, ended, &connection);
             // The thread that it was told by has nothing to do with it.
             actor = Actor {
                 tid: connection.tid,
@@ -234,7 +247,7 @@ impl<'a> Event<'a> {
                 credentials: connection.credentials,
                 cgroup_id: connection.cgroup_id,
             };
-            (EventKind::SocketEnd, detail)
+            told
         } else {
             let resolved = recall.take_resolved(header);
             let (kind, detail) = told(record, &record.body, known, resolved, &mut lazy)?;
@@ -272,6 +285,7 @@ impl<'a> Event<'a> {
                 },
             process,
             event_type: match known {
+                _ if is_by_descriptor(record) => "execveat",
                 Some(known) if known.kind == Some(kind) => known.name,
                 Some(_) | None => kind.event_types()[0],
             },
@@ -720,6 +734,14 @@ impl<'a> Event<'a> {
             (Field::ProcPpidDuration, _) => number(self.time_ns.saturating_sub(self.ancestor(1)?.start_ns)),
             (Field::ProcPidTs, _) => Some(Value::Number(self.wall_ns(self.process.start_ns))),
             (Field::ProcPpidTs, _) => Some(Value::Number(self.wall_ns(self.ancestor(1)?.start_ns))),
+            (
+                Field::ProcPrevUid
+                | Field::ProcPrevEuid
+                | Field::ProcPrevGid
+                | Field::ProcPrevEgid
+                | Field::ProcPrevCapEffective,
+                _,
+            ) => self.before_value(field.field),
             (Field::ProcLoginshellid, _) => {
                 let shell = |process: &&Process| names::is_shell(&process.image.name);
                 std::iter::once(&*self.process)
@@ -754,6 +776,28 @@ impl<'a> Event<'a> {
             Field::ProcIsPgidLeader | Field::ProcIsVpgidLeader => {
                 (ids.group != 0).then_some(Value::Flag(ids.group == process.pid))
             }
+            _ => None,
+        }
+    }
+
+    /// Who the process was before a call or exec that may have changed that.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "as for the whole of the fields below")]
+    fn before_value(&self, field: Field) -> Option<Value<'_>> {
+        if !matches!(self.kind, EventKind::Exec | EventKind::Credentials) {
+            return None;
+        }
+        let before = self.process.credentials_before();
+        let number = |id: u32| Some(Value::Number(i64::from(id)));
+        match field {
+            Field::ProcPrevUid => number(before.uid),
+            Field::ProcPrevEuid => number(before.euid),
+            Field::ProcPrevGid => number(before.gid),
+            Field::ProcPrevEgid => number(before.egid),
+            Field::ProcPrevCapEffective => text(
+                self.lazy
+                    .capabilities_before
+                    .get_or_init(|| names::capabilities(before.capabilities).into_bytes().into()),
+            ),
             _ => None,
         }
     }
@@ -1256,7 +1300,13 @@ fn is_of_name(path: &[u8], name: &[u8]) -> bool {
     }
 }
 
-fn ended_connection(now_ns: u64, ended: &Ended, connection: &Connection) -> Detail {
+/// Whether a program was executed by a descriptor.
+fn is_by_descriptor(record: &Record<'_>) -> bool {
+    matches!(record.body, Body::Exec(exec) if exec.exec_flags & exec_flags::BY_DESCRIPTOR != 0)
+}
+
+/// The end of a connection, or of the attempt to make one.
+fn ended_connection(now_ns: u64, ended: &Ended, connection: &Connection) -> (EventKind, Detail) {
     let ends = &ended.ends;
     let opened = &connection.socket;
     // The kernel has as a rule given the port back before it tells.
@@ -1279,13 +1329,22 @@ fn ended_connection(now_ns: u64, ended: &Ended, connection: &Connection) -> Deta
         identity: ended.socket,
         ..Socket::default()
     };
+    if ended.unanswered != 0 {
+        // Without an error it was the process that gave up.
+        let error = i32::try_from(ended.error).unwrap_or(0);
+        let result = if error == 0 { ECANCELED } else { -error };
+        return (
+            EventKind::Connect,
+            Detail::Socket(Socket { result, ..socket }, Box::default()),
+        );
+    }
     let traffic = Traffic {
         received: ended.received,
         sent: ended.sent,
         duration_ns: now_ns.saturating_sub(connection.since_ns),
         is_server: connection.is_server,
     };
-    Detail::Ended(socket, traffic)
+    (EventKind::SocketEnd, Detail::Ended(socket, traffic))
 }
 
 /// The DNS message of a record, if what it carries went to or came from the port of DNS.

@@ -126,6 +126,8 @@ pub struct TakenOver {
     /// Until then, in nanoseconds since boot, the programs of an earlier agent recorded while no agent was running. Older
     /// records were made then.
     pub unattended_until_ns: Option<u64>,
+    /// The process of that agent, by its number as the agents count: what was done to it is found in those records.
+    pub earlier_agent: Option<u32>,
     /// Pins that could not be used, why, and how many records were in their rings that nobody will read.
     pub replaced: Option<(String, u64)>,
 }
@@ -194,7 +196,7 @@ impl Sensor {
         pins.clear_but(generation)?;
         this.pins = Some(pins);
         this.counters.go_on(told, false)?;
-        this.taken_over = taken_over;
+        this.taken_over.replaced = taken_over.replaced;
         if shared.is_some() {
             this.unattended();
         }
@@ -213,6 +215,8 @@ impl Sensor {
         let syscalls = maps.descriptor("SYSCALLS")?;
         let tables = Tables::new(maps, served)?;
         let mut agent: Array<MapData, u32> = maps.take("AGENT")?;
+        // Nobody's where the map is new.
+        let earlier_agent = agent.get(&AGENT_PID, 0).ok().filter(|pid| *pid != 0);
         for (element, value) in [(AGENT_PID, std::process::id()), (GENERATION, generation)] {
             agent.set(element, value, 0).map_err(|error| SensorError::Map {
                 map: "AGENT",
@@ -233,7 +237,10 @@ impl Sensor {
             actions: Some(actions),
             family: loaded.family,
             pins,
-            taken_over: TakenOver::default(),
+            taken_over: TakenOver {
+                earlier_agent,
+                ..TakenOver::default()
+            },
             left: false,
         })
     }

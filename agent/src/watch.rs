@@ -23,7 +23,7 @@ use staghound_proto::v1::{self, GapReason, ObservationGap, item};
 
 use crate::{
     alert::{self, Earlier, Origin},
-    event::{Event, Host, Names, Recall, RecallCounts},
+    event::{EarlierAgent, Event, Host, Names, Recall, RecallCounts},
     guard::Guard,
     metrics::{BySeverity, Metrics},
     process::{ProcessTable, TableCounts},
@@ -227,6 +227,15 @@ impl Watched {
     }
 }
 
+/// The agent whose programs recorded while none was running.
+fn earlier_agent(sensor: &Sensor) -> Option<EarlierAgent> {
+    let taken_over = sensor.taken_over();
+    Some(EarlierAgent {
+        pid: taken_over.earlier_agent?,
+        until_ns: taken_over.unattended_until_ns?,
+    })
+}
+
 /// Observes until `ended`, then drains. One plain thread.
 ///
 /// # Errors
@@ -237,6 +246,7 @@ pub fn watch(sensor: &mut Sensor, watch: &mut Watch<'_>, ended: &dyn Fn() -> boo
         name: watch.origin.host.name.clone(),
         boot_to_wall_ns: boot_to_wall_ns(),
         in_run: !watch.origin.run_id.is_empty(),
+        earlier_agent: earlier_agent(sensor),
     };
     let mut names = Names::of_host();
     let mut names_read = names_changed();

@@ -342,6 +342,9 @@ impl Task {
     }
 }
 
+/// What such a file is called where it is anonymous, its NUL included.
+const PIDFD: u64 = u64::from_ne_bytes(*b"[pidfd]\0");
+
 /// The number of a `struct pid` at a level of nested pid namespaces; 0 where it has none there.
 #[inline(always)]
 fn number(pid: u64, level: u32) -> Result<u32, Loss> {
@@ -401,6 +404,24 @@ impl File {
     #[inline(always)]
     pub(crate) fn inode(self) -> Result<Inode, Loss> {
         Ok(Inode(read(self.0, offset!(file_inode))?))
+    }
+
+    /// The process that it stands for, by its number in the initial pid namespace; 0 when it stands for none.
+    #[inline(always)]
+    pub(crate) fn process(self) -> Result<u32, Loss> {
+        /// `PID_FS_MAGIC`, since 6.9; `ANON_INODE_FS_MAGIC` before.
+        const PID_FS: u64 = 0x5049_4446;
+        const ANONYMOUS: u64 = 0x0904_1934;
+        let inode: u64 = read(self.0, offset!(file_inode))?;
+        let magic: u64 = read(read(inode, offset!(inode_super))?, offset!(super_magic))?;
+        let pid: u64 = if magic == PID_FS {
+            read(inode, offset!(inode_private))?
+        } else if magic == ANONYMOUS && read::<u64>(read(self.dentry()?, offset!(dentry_name))?, 0)? == PIDFD {
+            self.private()?
+        } else {
+            return Ok(0);
+        };
+        if pid == 0 { Ok(0) } else { number(pid, 0) }
     }
 }
 

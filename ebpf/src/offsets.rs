@@ -123,6 +123,7 @@ offsets! {
     inode_modified = "inode" "i_mtime_sec|__i_mtime|i_mtime";
     inode_modified_ns = "inode" "i_mtime_nsec" optional;
     inode_bytes = "inode" "sizeof";
+    inode_private = "inode" "i_private";
     super_magic = "super_block" "s_magic";
     super_device = "super_block" "s_dev";
     dentry_parent = "dentry" "d_parent";
@@ -135,6 +136,7 @@ offsets! {
     bprm_file = "linux_binprm" "file";
     bprm_filename = "linux_binprm" "filename";
     bprm_interpreter = "linux_binprm" "interp";
+    bprm_descriptor_path = "linux_binprm" "fdpath" optional;
     socket_sock = "socket" "sk";
     sock_protocol = "sock" "sk_protocol";
     sock_family = "sock" "__sk_common.skc_family";
@@ -156,7 +158,11 @@ offsets! {
     regs_bp = "pt_regs" "bp";
     sock_type = "sock" "sk_type";
     tcp_received = "tcp_sock" "bytes_received" optional;
-    tcp_acknowledged = "tcp_sock" "bytes_acked" optional;
+    tcp_sent = "tcp_sock" "bytes_sent" optional;
+    tcp_sent_again = "tcp_sock" "bytes_retrans" optional;
+    sock_error = "sock" "sk_err";
+    sock_state = "sock" "__sk_common.skc_state";
+    sock_flags = "sock" "__sk_common.skc_flags";
     filename_name = "filename" "name";
     request_opcode = "io_kiocb" "opcode" optional;
     request_flags = "io_kiocb" "flags" optional;

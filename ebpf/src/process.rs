@@ -15,8 +15,8 @@ use aya_ebpf::{
 };
 use core::ptr::{read_volatile, write_volatile};
 use staghound_ebpf::{
-    ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX, Ends,
-    EnvName, Exec, Exit, Fork, Header, Kind, Loss, NAME_BYTES_MAX, Ring, Stdio, exec_flags, flags, open_layer,
+    ABSENT, ARGS_BYTES_MAX, ENV_BYTES_MAX, ENV_NAMES_ALIKE_MAX, ENV_NAMES_MAX, ENV_SCANNED_MAX, ENV_VALUE_BYTES_MAX,
+    Ends, EnvName, Exec, Exit, Fork, Header, Kind, Loss, NAME_BYTES_MAX, Ring, Stdio, exec_flags, flags, open_layer,
 };
 
 /// One environment variable being looked at, aligned so that its name can be compared by words.
@@ -65,7 +65,7 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         mode: u32::from(inode.mode()?),
         owner: inode.owner()?,
         owner_group: inode.group()?,
-        exec_flags: exec_flags(task, inode)?,
+        exec_flags: exec_flags(task, inode)? | by_descriptor(bprm),
         mount_namespace: namespaces.mount,
         pid_namespace: namespaces.pid,
         network_namespace: namespaces.network,
@@ -143,6 +143,19 @@ fn exec_flags(task: Task, inode: Inode) -> Result<u32, Loss> {
         bits |= exec_flags::SECURE;
     }
     Ok(bits)
+}
+
+/// Whether it came by a descriptor: only then the kernel made up a path for it. By the time of the tracepoint the number of
+/// the call is that of `execve`, whichever it was.
+#[inline(always)]
+fn by_descriptor(bprm: *const u8) -> u32 {
+    let at = offset!(bprm_descriptor_path);
+    // SAFETY: `bprm` is the tracepoint's `struct linux_binprm *`.
+    if at == ABSENT as usize || unsafe { load::<u64>(bprm, at) } == 0 {
+        0
+    } else {
+        exec_flags::BY_DESCRIPTOR
+    }
 }
 
 #[inline(always)]

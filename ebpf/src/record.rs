@@ -315,6 +315,8 @@ pub mod exec_flags {
     pub const LOWER_LAYER: u32 = 1 << 1;
     /// The kernel raises privileges for it (`bprm->secureexec`): set-user-id, set-group-id or file capabilities.
     pub const SECURE: u32 = 1 << 2;
+    /// It was executed by `execveat` by a descriptor: that of the file, or of the directory that its path began at.
+    pub const BY_DESCRIPTOR: u32 = 1 << 3;
 }
 
 /// Numbers of a process that others share with it.
@@ -497,6 +499,10 @@ pub struct Call {
     pub layer: u32,
     /// Equal calls by the same process image that were counted instead of reported since the last report.
     pub suppressed: u32,
+    /// Process that the descriptor stands for, in the initial pid namespace; 0 where it stands for none.
+    pub target: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The descriptor that the call is about: components from leaf to root.
     pub object: Span,
     /// A second descriptor, likewise.
@@ -524,10 +530,14 @@ pub struct Ended {
     pub socket: u64,
     /// Bytes received.
     pub received: u64,
-    /// Bytes sent that the other end acknowledged.
+    /// Bytes sent, those that were sent again counted once.
     pub sent: u64,
     /// Both ends.
     pub ends: Ends,
+    /// Error that ended it, as a positive number; 0 for none.
+    pub error: u32,
+    /// 1 when it ended before the other end had answered: it was never a connection.
+    pub unanswered: u32,
 }
 
 /// Both ends of a socket.

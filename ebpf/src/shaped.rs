@@ -84,7 +84,11 @@ pub(crate) fn record(call: &Call) -> Result<(), Loss> {
         } else {
             words * 8
         };
-        if address != 0 && !record.user_bytes::<{ TEXT_BYTES_MAX - 1 }>(address, len) {
+        // What `ioctl` takes is an address for some requests only.
+        if address != 0
+            && !record.user_bytes::<{ TEXT_BYTES_MAX - 1 }>(address, len)
+            && u32::from(shape.wanted) != Wanted::Ioctl as u32
+        {
             record.flag(flags::FAULT);
         }
         record.end(&raw mut body.more);
@@ -157,6 +161,7 @@ fn append_object(
         body.device = inode.device()?;
         body.mode = u32::from(inode.mode()?);
         body.layer = inode.layer()?;
+        body.target = file.process()?;
     }
     path::append(record, file.mount()?, file.dentry()?, member)
 }

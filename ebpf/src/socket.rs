@@ -5,12 +5,15 @@ use crate::{
     SETTINGS, constant,
     emit::{self, Record},
     file::{self, Key, Recent},
-    in_scope,
+    is_current,
     kernel::{Call, File, Task, read},
     offset, shaped, wanted,
 };
 use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_probe_read_user, macros::map, maps::LruHashMap,
+    EbpfContext as _,
+    helpers::generated::bpf_probe_read_user,
+    macros::map,
+    maps::{HashMap, LruHashMap},
     programs::BtfTracePointContext,
 };
 use core::{mem::MaybeUninit, ptr::read_volatile};
@@ -279,6 +282,10 @@ pub(crate) fn state(call: &Call) -> Result<(), Loss> {
     describe(sock, body)?;
     body.result = call.result as i32;
     body.descriptor = descriptor;
+    let opens = action == Action::Accept as u32 || connect && (call.result >= 0 || call.result == EINPROGRESS);
+    if opens && body.protocol == IPPROTO_TCP {
+        keep_scoped(sock)?;
+    }
     // SAFETY: as above.
     unsafe { call.describe(kind, record.header()) };
     finish_state(record, connect, call.result, &request)
@@ -299,6 +306,30 @@ fn finish_state(mut record: Record<Socket>, connect: bool, result: i64, request:
         // A failed connect leaves no remote end in the socket.
         record.flag(flags::ADDRESS_PASSED);
     }
+    record.submit(Ring::Process)?;
+    if connect && result == EINPROGRESS && body.protocol == IPPROTO_TCP {
+        tell_refused(body.identity)?;
+    }
+    Ok(())
+}
+
+/// Tells of a connection that was refused while it was asked for, as by a host that is near: its end came before anybody
+/// knew that it had begun.
+#[inline(always)]
+fn tell_refused(sock: u64) -> Result<(), Loss> {
+    if i32::from(read::<u8>(sock, offset!(sock_state))?) != TCP_CLOSE {
+        return Ok(());
+    }
+    let record = Record::<Ended>::of_syscall()?;
+    // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
+    let body = unsafe { &mut *record.body() };
+    *body = Ended::default();
+    ends(sock, &mut body.ends)?;
+    body.socket = sock;
+    body.error = read(sock, offset!(sock_error))?;
+    body.unanswered = 1;
+    // SAFETY: as above.
+    unsafe { Task::current().describe(Kind::Ended, record.header()) };
     record.submit(Ring::Process)
 }
 
@@ -753,25 +784,39 @@ struct EndedRecord {
     body: Ended,
 }
 
+/// Sockets of connections that processes in scope opened, when the agent watches one process tree only: whoever runs when
+/// a connection ends has as a rule nothing to do with it. Not preallocated: most agents watch all.
+#[map]
+static SCOPED_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(65_536, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// TCP states (include/net/tcp_states.h).
+const TCP_SYN_SENT: i32 = 2;
+const TCP_CLOSE: i32 = 7;
+const TCP_LISTEN: i32 = 10;
+
+/// Keeps the socket of a connection whose end is to be told.
+#[inline(always)]
+fn keep_scoped(sock: u64) -> Result<(), Loss> {
+    if constant(&SETTINGS.scoped) == 0 || i32::from(read::<u8>(sock, offset!(sock_state))?) == TCP_CLOSE {
+        return Ok(());
+    }
+    SCOPED_SOCKETS.insert(sock, 1, 0).map_err(|_| Loss::ScopeFull)
+}
+
 /// `inet_sock_set_state(sk, old, new)`: connections that no `connect` call shows, and ends of connections. May run in an
 /// interrupt, so that it must not use the scratch memory of the others.
 #[inline(always)]
 pub(crate) fn change(ctx: &BtfTracePointContext) -> Result<(), Loss> {
-    // TCP states (include/net/tcp_states.h).
-    const SYN_SENT: i32 = 2;
-    const CLOSE: i32 = 7;
-    const LISTEN: i32 = 10;
     let sock = first_argument(ctx)?;
     let old = ctx.arg::<i32>(1);
     let new = ctx.arg::<i32>(2);
-    if new == SYN_SENT {
+    if new == TCP_SYN_SENT {
         return connecting(sock);
     }
-    if new != CLOSE || old == SYN_SENT || old == LISTEN || old == CLOSE {
+    if new != TCP_CLOSE || old == TCP_LISTEN || old == TCP_CLOSE || !is_current() {
         return Ok(());
     }
-    // In an interrupt anybody may be running: a scoped run is told of the ends that its own processes bring about.
-    if !in_scope(Task::current().pid()) {
+    if constant(&SETTINGS.scoped) != 0 && SCOPED_SOCKETS.remove(sock).is_err() {
         return Ok(());
     }
     let mut record = EndedRecord {
@@ -783,11 +828,18 @@ pub(crate) fn change(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         return Ok(());
     }
     record.body.socket = sock;
+    record.body.error = read(sock, offset!(sock_error))?;
+    record.body.unanswered = u32::from(old == TCP_SYN_SENT);
     if offset!(tcp_received) != ABSENT as usize {
-        record.body.received = read(sock, offset!(tcp_received))?;
+        // The kernel counts the end of the stream as a byte.
+        /// `SOCK_DONE` (`enum sock_flags`, include/net/sock.h): the other end has said that nothing more comes.
+        const DONE: u64 = 1 << 1;
+        let ended = read::<u64>(sock, offset!(sock_flags))? & DONE != 0;
+        record.body.received = read::<u64>(sock, offset!(tcp_received))?.saturating_sub(u64::from(ended));
     }
-    if offset!(tcp_acknowledged) != ABSENT as usize {
-        record.body.sent = read(sock, offset!(tcp_acknowledged))?;
+    if offset!(tcp_sent) != ABSENT as usize && offset!(tcp_sent_again) != ABSENT as usize {
+        let sent: u64 = read(sock, offset!(tcp_sent))?;
+        record.body.sent = sent.saturating_sub(read(sock, offset!(tcp_sent_again))?);
     }
     // SAFETY: the header is ours.
     unsafe { Task::current().describe(Kind::Ended, &raw mut record.header) };
@@ -821,6 +873,10 @@ fn connecting(sock: u64) -> Result<(), Loss> {
     record.header.flags |= flags::RESULT_UNKNOWN;
     if io_uring || action == 0 {
         record.header.flags |= flags::IO_URING;
+    }
+    // Not closed, though the state is set only after this.
+    if constant(&SETTINGS.scoped) != 0 && SCOPED_SOCKETS.insert(sock, 1, 0).is_err() {
+        emit::count(Loss::ScopeFull);
     }
     // SAFETY: the record begins with a header, and both parts are free of padding by construction.
     unsafe { emit::submit(Ring::Process, &mut record) }

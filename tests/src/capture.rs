@@ -46,6 +46,7 @@ const FIELDS: &[&str] = &[
     "dns.answer",
     "tls.sni",
     "target.pid",
+    "target.name",
     "target.relation",
     "fork.new_namespaces",
     "proc.stdin.type",
@@ -67,6 +68,14 @@ const FIELDS: &[&str] = &[
     "evt.arg.uid",
     "evt.arg.prot",
     "evt.arg.mode",
+    "evt.arg.attributes",
+    "evt.rawres",
+    "proc.prev.uid",
+    "proc.prev.euid",
+    "proc.prev.cap_effective",
+    "proc.stderr.type",
+    "proc.pgid",
+    "user.euid",
 ];
 
 static FIELD_REFS: LazyLock<Vec<(&'static str, FieldRef)>> = LazyLock::new(|| {
@@ -384,6 +393,7 @@ impl Capture {
                 name: "test".to_owned(),
                 boot_to_wall_ns: 0,
                 in_run: false,
+                earlier_agent: None,
             },
             names: Names::of_host(),
             number: 0,

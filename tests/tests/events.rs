@@ -935,3 +935,144 @@ fn a_pipe_end_keeps_the_harness_honest() {
     assert_eq!(child.wait().unwrap().code(), Some(5));
     assert_eq!(printed, "");
 }
+
+/// Answers one client: takes so many bytes, waits, sends so many, and closes before the client or after it.
+fn serve(listener: TcpListener, (taken, sent): (usize, usize), is_first: bool) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut vec![0; taken]).unwrap();
+        std::thread::sleep(CONNECTION_LIVES);
+        stream.write_all(&vec![1; sent]).unwrap();
+        if is_first {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the client says nothing more");
+    })
+}
+
+/// How long the connections of these tests last at least.
+const CONNECTION_LIVES: std::time::Duration = std::time::Duration::from_millis(60);
+
+/// The end of a connection tells exactly what went over it and how long it lived, whoever closed it, and though an
+/// interrupt closes it in whatever process it comes upon.
+#[test]
+fn the_end_of_a_connection_tells_bytes_and_duration() {
+    let mut capture = Capture::of_children();
+    for (is_server_first, (sent, received)) in [
+        (false, (1000, 333)),
+        (true, (1000, 333)),
+        (true, (200_000, 0)),
+        (false, (1, 150_000)),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let server = serve(listener, (sent, received), is_server_first);
+        // What is received is waited for in full; then, where the server closes first, its end.
+        let script = format!(
+            "!socket 2 1 0 + !connect $0 a={remote} 16 + write $0 z={sent} {sent} + recvfrom $0 z={received} {received} 0x100 0 0 + {} close $0",
+            if is_server_first {
+                "recvfrom $0 z=1 1 0 0 0 +"
+            } else {
+                ""
+            }
+        );
+        let begun = std::time::Instant::now();
+        let run = capture.act(staghound_tests::script::words(&script, ""));
+        server.join().unwrap();
+        let mut events = run.events.clone();
+        let ended = |events: &[Seen]| {
+            let mut ends = events
+                .iter()
+                .filter(|seen| seen.kind == EventKind::SocketEnd && seen.pid == run.pid);
+            let end = ends.next().cloned();
+            assert!(ends.next().is_none(), "it ends once");
+            end
+        };
+        while ended(&events).is_none() {
+            assert!(
+                begun.elapsed() < staghound_tests::deadline(),
+                "the end was not told: {events:#?}"
+            );
+            capture.wait(std::time::Duration::from_millis(50));
+            capture.drain(&mut events);
+        }
+        let lived = begun.elapsed();
+        let end = ended(&events).unwrap();
+        let said = format!("{sent} and {received} bytes, server first: {is_server_first}");
+        assert_eq!(end.event_type, "close", "{said}");
+        assert_eq!(end.field("fd.bytes_out"), sent.to_string(), "{said}");
+        assert_eq!(end.field("fd.bytes_in"), received.to_string(), "{said}");
+        assert_eq!(end.ends.unwrap().remote, Some(remote), "{said}");
+        assert_eq!(end.comm, b"actor");
+        let duration: u128 = end.field("evt.duration").parse().unwrap();
+        assert!(
+            (CONNECTION_LIVES.as_nanos()..lived.as_nanos()).contains(&duration),
+            "{duration} {said}"
+        );
+    }
+}
+
+#[test]
+fn exec_tells_what_the_standard_descriptors_are() {
+    let place = Place::new();
+    let mut capture = Capture::of_children();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let file = fs::File::create(place.of("errors")).unwrap();
+    let descriptors: [(std::os::fd::OwnedFd, &str); 2] = [(stream.into(), "ipv4"), (pair.into(), "unix")];
+    for (descriptor, expected) in descriptors {
+        let mut command = actor(["nothing"]);
+        command.stdin(Stdio::from(descriptor)).stderr(file.try_clone().unwrap());
+        let run = capture.run(&mut command);
+        let seen = run.only(EventKind::Exec);
+        assert_eq!(seen.field("proc.stdin.type"), expected);
+        assert_eq!(seen.field("proc.stdout.type"), "pipe", "the harness reads it");
+        assert_eq!(seen.field("proc.stderr.type"), "file");
+    }
+    let mut command = actor(["nothing"]);
+    command.stdin(Stdio::piped());
+    let run = capture.run(&mut command);
+    assert_eq!(run.only(EventKind::Exec).field("proc.stdin.type"), "pipe");
+}
+
+#[test]
+fn fork_tells_the_namespaces_that_are_made() {
+    let mut capture = Capture::of_children();
+    // clone(2) with a signal to tell of its end; maker and child go on alike.
+    for (flags, expected) in [
+        ("0x11", ""),
+        ("0x4000011", "CLONE_NEWUTS"),
+        ("0x28020011", "CLONE_NEWNS|CLONE_NEWIPC|CLONE_NEWPID"),
+        ("0x50000011", "CLONE_NEWUSER|CLONE_NEWNET"),
+    ] {
+        let run = capture.act(["calls", "#56", flags]);
+        let fork = run.only(EventKind::Fork);
+        assert_eq!(fork.pid, run.pid);
+        let mut told: Vec<&str> = fork.field("fork.new_namespaces").split('|').collect();
+        let mut expected: Vec<&str> = expected.split('|').collect();
+        told.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(told, expected, "{flags}");
+    }
+}
+
+#[test]
+fn sessions_and_groups_follow_the_calls() {
+    let mut capture = Capture::of_children();
+    for (call, is_session) in [("setsid", true), ("setpgid 0 0", false)] {
+        let words = std::iter::once("calls").chain(call.split(' '));
+        let run = capture.act(words);
+        let seen = run.only(EventKind::Session);
+        assert_eq!(seen.event_type, call.split(' ').next().unwrap());
+        assert_eq!(seen.result, if is_session { i64::from(run.pid) } else { 0 });
+        let group = seen.field("proc.pgid").to_owned();
+        assert_eq!(group, run.pid.to_string(), "{call}");
+        assert_eq!(seen.process.ids.session == run.pid, is_session, "{call}");
+        let before = run.only(EventKind::Exec);
+        assert_ne!(before.field("proc.pgid"), group, "{call}: it led no group before");
+        // What comes after is of the new group.
+        let exit = run.only(EventKind::Exit);
+        assert_eq!(exit.field("proc.pgid"), group, "{call}");
+    }
+}

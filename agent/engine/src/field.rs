@@ -155,6 +155,8 @@ const RECEIVE: KindSet = KindSet::of(&[EventKind::Receive]);
 const TRANSFER: KindSet = SEND.union(RECEIVE);
 const ENDED: KindSet = KindSet::of(&[EventKind::SocketEnd]);
 const FORK: KindSet = KindSet::of(&[EventKind::Fork]);
+/// What may change who a process is.
+const BECOMING: KindSet = KindSet::of(&[EventKind::Exec, EventKind::Credentials]);
 
 macro_rules! fields {
     ($($variant:ident: $name:literal, $ty:ident, $arg:ident, $shape:ident, $kinds:ident, $supply:ident, $doc:literal;)*) => {
@@ -413,9 +415,14 @@ fields! {
     TargetPid: "target.pid", Number, None, Single, FILE, Now, "Process that is signalled, traced or read: by its id, a descriptor of it, or its files below /proc";
     TargetName: "target.name", Text, None, Single, FILE, Now, "Name of that process";
     TargetExepath: "target.exepath", Path, None, Single, FILE, Now, "Executable of that process";
-    TargetRelation: "target.relation", Text, None, Single, FILE, Now, "What that process is to the one that acts: `self`, `ancestor`, `descendant` or `other`";
+    TargetRelation: "target.relation", Text, None, Single, FILE, Now, "What that process is to the one that acts: `self`, `ancestor`, `descendant` or `other`; of a signal to a process group, what its leader is, or `group` when that is not known; `all` of a signal to every process";
     TargetIsAgent: "target.is_agent", Flag, None, Single, FILE, Now, "Whether that process is Staghound's own agent";
     ForkNewNamespaces: "fork.new_namespaces", Text, None, Single, FORK, Now, "Namespaces made for the new process, such as `CLONE_NEWUSER|CLONE_NEWNS`; unset when it shares all";
+    ProcPrevUid: "proc.prev.uid", Number, None, Single, BECOMING, Now, "Real user id before the call or exec; `user.uid` is the one after it";
+    ProcPrevEuid: "proc.prev.euid", Number, None, Single, BECOMING, Now, "Effective user id before the call or exec";
+    ProcPrevGid: "proc.prev.gid", Number, None, Single, BECOMING, Now, "Real group id before the call or exec";
+    ProcPrevEgid: "proc.prev.egid", Number, None, Single, BECOMING, Now, "Effective group id before the call or exec";
+    ProcPrevCapEffective: "proc.prev.cap_effective", Text, None, Single, BECOMING, Now, "Effective capabilities before the call or exec, as in `thread.cap_effective`";
     ContainerId: "container.id", Text, None, Single, ALL, Cluster, "Identifier of the container; `host` outside containers";
     ContainerFullId: "container.full_id", Text, None, Single, ALL, Cluster, "Full identifier of the container";
     ContainerName: "container.name", Text, None, Single, ALL, Cluster, "Name of the container";

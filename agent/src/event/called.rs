@@ -301,8 +301,27 @@ impl Event<'_> {
             | Source::Halves(..)
             | Source::Result
             | Source::Capabilities(_)
+            | Source::Attributes
             | Source::Time(_)
             | Source::Age => None,
+        }
+    }
+
+    /// The attributes that `ioctl` gives a file, as `FS_IOC_SETFLAGS` numbers them.
+    fn passed_attributes(&self, call: &Call) -> Option<u64> {
+        /// Bits of `struct fsxattr` (`FS_XFLAG_*`) and what the other request calls them.
+        const TRANSLATED: [(u32, u64); 5] = [(0x08, 0x10), (0x10, 0x20), (0x20, 0x08), (0x40, 0x80), (0x80, 0x40)];
+        let word = u32::from_ne_bytes(*self.record.bytes(call.more).first_chunk()?);
+        match call.args[1] & 0xffff_ffff {
+            0x4008_6602 | 0x4004_6602 => Some(u64::from(word)),
+            0x401c_5820 => Some(
+                TRANSLATED
+                    .iter()
+                    .filter(|(bit, _)| word & bit != 0)
+                    .map(|(_, bit)| bit)
+                    .sum(),
+            ),
+            _ => None,
         }
     }
 
@@ -314,6 +333,7 @@ impl Event<'_> {
             Source::Halves(low, high) => passed(high)? << 32 | passed(low)? & 0xffff_ffff,
             Source::Result => return Some(call.result),
             Source::Capabilities(set) => self.passed_capabilities(call, set)?,
+            Source::Attributes => self.passed_attributes(call)?,
             Source::Time(which) => return self.passed_time(call, which),
             Source::Age => {
                 return Some(self.wall_ns(self.time_ns).saturating_sub(self.passed_time(call, 1)?));

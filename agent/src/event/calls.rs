@@ -37,6 +37,8 @@ pub(super) enum Source {
     NewObject,
     /// A set of capabilities that was passed: 0 effective, 1 permitted, 2 inheritable.
     Capabilities(u8),
+    /// Attributes of a file that `ioctl` was passed.
+    Attributes,
     /// A time that was passed: 0 of access, 1 of modification.
     Time(u8),
     /// How long before the event the time of modification lies.
@@ -372,6 +374,7 @@ const ROWS: &[(&str, &[Argument])] = &[
             OBJECT,
             one("request", 2, names::IOCTL),
             hexadecimal("argument", 3),
+            other("attributes", Source::Attributes, Format::Flags(names::ATTRIBUTES)),
         ],
     ),
     // Descriptors.
@@ -596,6 +599,7 @@ const ROWS: &[(&str, &[Argument])] = &[
     ),
     ("swapon", &[path("path"), bits("flags", 2, names::SWAP)]),
     ("swapoff", &[path("path")]),
+    // One that succeeds never returns, and so is not told; those that are refused, end a container or switch the keys are.
     (
         "reboot",
         &[

@@ -605,6 +605,23 @@ pub(super) const IOCTL: &[Named] = &[
     (0x8914, "SIOCSIFFLAGS"),
     (0xb701, "NS_GET_USERNS"),
 ];
+/// Attributes of files (`FS_*_FL`, include/uapi/linux/fs.h).
+pub(super) const ATTRIBUTES: &[Named] = &[
+    (0x1, "FS_SECRM_FL"),
+    (0x2, "FS_UNRM_FL"),
+    (0x4, "FS_COMPR_FL"),
+    (0x8, "FS_SYNC_FL"),
+    (0x10, "FS_IMMUTABLE_FL"),
+    (0x20, "FS_APPEND_FL"),
+    (0x40, "FS_NODUMP_FL"),
+    (0x80, "FS_NOATIME_FL"),
+    (0x4000, "FS_JOURNAL_DATA_FL"),
+    (0x8000, "FS_NOTAIL_FL"),
+    (0x1_0000, "FS_DIRSYNC_FL"),
+    (0x8_0000, "FS_EXTENT_FL"),
+    (0x80_0000, "FS_NOCOW_FL"),
+    (0x2000_0000, "FS_PROJINHERIT_FL"),
+];
 pub(super) const REBOOT: &[Named] = &[
     (0, "LINUX_REBOOT_CMD_CAD_OFF"),
     (0x89ab_cdef, "LINUX_REBOOT_CMD_CAD_ON"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use staghound_engine::event::{EventKind, Value};
 
 use crate::{
-    event::{Detail, Event},
+    event::{Detail, EarlierAgent, Event},
     process::Process,
 };
 
@@ -16,7 +16,8 @@ pub(super) struct Target {
     pub(super) pid: Option<u32>,
     /// The process, where it is known.
     pub(super) process: Option<Arc<Process>>,
-    /// What it is to the one that acts: `self`, `ancestor`, `descendant` or `other`.
+    /// What it is to the one that acts: `self`, `ancestor`, `descendant` or `other`; `group` for members of a process group
+    /// whose leader is not known, `all` for everybody.
     pub(super) relation: &'static str,
     /// Whether it is this process.
     pub(super) is_agent: bool,
@@ -28,7 +29,11 @@ impl Event<'_> {
         self.lazy
             .target
             .get_or_init(|| match (&self.detail, self.kind) {
-                (Detail::Call(_), EventKind::Signal | EventKind::Trace) => self.target_of_call(),
+                (Detail::Call(call), _) if call.target != 0 => Some(self.known_by_host(call.target)),
+                (Detail::Call(_), EventKind::Signal | EventKind::Trace) => {
+                    // Before descriptors of processes there were, their directories below `/proc` did.
+                    self.target_of_call().or_else(|| self.find_below_proc())
+                }
                 _ => self.find_below_proc(),
             })
             .as_ref()
@@ -52,7 +57,7 @@ impl Event<'_> {
         }
     }
 
-    /// As `pid` says, or `tid` where there is no other. Descriptors of processes do not tell whose they are.
+    /// As `pid` says, or `tid` where there is no other.
     fn target_of_call(&self) -> Option<Target> {
         let number = |key: &str| match self.argument(key, true) {
             Some(Value::Number(number)) => Some(number),
@@ -77,23 +82,49 @@ impl Event<'_> {
         if self.kind != EventKind::Signal {
             return None;
         }
-        let group = match number {
-            // To whom it may be sent, the kernel decides; not to who sends it.
-            -1 => return Some(self.group_target(true)),
-            0 => self.process.ids.group,
-            _ => u32::try_from(number.checked_neg()?).ok()?,
-        };
-        let own = self.table.get(std::process::id());
-        let is_agents = own.is_some_and(|own| own.ids.group == group && group != 0);
-        Some(self.group_target(is_agents))
-    }
-
-    fn group_target(&self, is_agent: bool) -> Target {
-        Target {
+        let nobody = |relation, is_agent| Target {
             pid: None,
             process: None,
-            relation: "other",
+            relation,
             is_agent,
+        };
+        let leader = match number {
+            // To whom it may be sent, the kernel decides; not to who sends it.
+            -1 => return Some(nobody("all", true)),
+            0 => self.table.group_leader(&self.process),
+            _ => {
+                let group = u32::try_from(number.checked_neg()?).ok()?;
+                self.table.named_by(&self.process, group).map(|leader| &**leader)
+            }
+        };
+        // A group outlives its leader, whose number is then nobody else's.
+        let group = match leader {
+            Some(leader) => leader.pid,
+            None if number == 0 => self.process.ids.group,
+            None if self.process.is_in_initial_pid_namespace() => u32::try_from(number.checked_neg()?).ok()?,
+            None => 0,
+        };
+        let own = self.table.get(std::process::id());
+        let is_agent = own.is_some_and(|own| own.ids.group == group && group != 0);
+        Some(match leader.and_then(|leader| self.table.get(leader.pid)) {
+            Some(leader) => Target {
+                is_agent,
+                ..self.aimed_at(Arc::clone(leader))
+            },
+            None => nobody("group", is_agent),
+        })
+    }
+
+    /// The process of this number on the host, as a descriptor stands for it.
+    fn known_by_host(&self, pid: u32) -> Target {
+        match self.table.get(pid) {
+            Some(process) => self.aimed_at(Arc::clone(process)),
+            None => Target {
+                pid: Some(pid),
+                process: None,
+                relation: self.relation_of_unknown(pid),
+                is_agent: self.is_agent(pid),
+            },
         }
     }
 
@@ -106,18 +137,31 @@ impl Event<'_> {
             return None;
         }
         // Threads beside the main one are in no table; of ours the kernel tells.
-        let is_agent = number == std::process::id()
-            || (is_thread && std::path::Path::new(&format!("/proc/self/task/{number}")).exists());
+        let is_agent =
+            self.is_agent(number) || (is_thread && std::path::Path::new(&format!("/proc/self/task/{number}")).exists());
         Some(Target {
             pid: (!is_thread).then_some(number),
             process: None,
-            relation: if number == self.process.pid || number == self.tid {
-                "self"
-            } else {
-                "other"
-            },
+            relation: self.relation_of_unknown(number),
             is_agent,
         })
+    }
+
+    /// What a process is to the one that acts, if only its number is known: the first process is everybody's ancestor.
+    fn relation_of_unknown(&self, number: u32) -> &'static str {
+        if number == self.process.pid || number == self.tid {
+            "self"
+        } else if self.process.pid == 1 {
+            "descendant"
+        } else {
+            "other"
+        }
+    }
+
+    /// Whether this is the agent's number, or was when it happened.
+    fn is_agent(&self, pid: u32) -> bool {
+        let was = |earlier: EarlierAgent| earlier.pid == pid && self.time_ns < earlier.until_ns;
+        pid == std::process::id() || self.host.earlier_agent.is_some_and(was)
     }
 
     fn aimed_at(&self, target: Arc<Process>) -> Target {
@@ -133,7 +177,7 @@ impl Event<'_> {
         };
         Target {
             pid: Some(pid),
-            is_agent: pid == std::process::id(),
+            is_agent: self.is_agent(pid),
             relation,
             process: Some(target),
         }

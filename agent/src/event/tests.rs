@@ -67,6 +67,7 @@ impl World {
                 name: "h".to_owned(),
                 boot_to_wall_ns: 1_700_000_000_000_000_000,
                 in_run: false,
+                earlier_agent: None,
             },
             names: Names::of_host(),
         };
@@ -540,30 +541,55 @@ const UTIME_OMIT: i64 = 0x3fff_fffe;
 #[test]
 fn processes_that_are_aimed_at() {
     let own = u64::from(std::process::id());
-    let cases: [(u32, [u64; 6], [&str; 4]); 9] = [
+    // The call, its arguments, the process behind its descriptor, and what is told.
+    let cases: [(u32, [u64; 6], u32, [&str; 4]); 14] = [
         (
             62,
             [u64::from(CHILD), 9, 0, 0, 0, 0],
+            0,
             ["5000001", "actor", "descendant", "false"],
         ),
         (
             62,
             [u64::from(PID), 9, 0, 0, 0, 0],
+            0,
             ["5000000", "actor", "self", "false"],
         ),
-        (62, [own, 19, 0, 0, 0, 0], [&own.to_string(), "-", "other", "true"]),
-        (200, [own, 19, 0, 0, 0, 0], ["-", "-", "other", "true"]),
-        (62, [u64::MAX, 9, 0, 0, 0, 0], ["-", "-", "other", "true"]),
-        (62, [4_900_000, 9, 0, 0, 0, 0], ["4900000", "-", "other", "false"]),
+        (62, [own, 19, 0, 0, 0, 0], 0, [&own.to_string(), "-", "other", "true"]),
+        (200, [own, 19, 0, 0, 0, 0], 0, ["-", "-", "other", "true"]),
+        // Everybody; a group whose leader is known; one whose leader is not; the own one.
+        (62, [u64::MAX, 9, 0, 0, 0, 0], 0, ["-", "-", "all", "true"]),
+        (
+            62,
+            [u64::from(CHILD).wrapping_neg(), 9, 0, 0, 0, 0],
+            0,
+            ["5000001", "actor", "descendant", "false"],
+        ),
+        (
+            62,
+            [4_900_000_u64.wrapping_neg(), 9, 0, 0, 0, 0],
+            0,
+            ["-", "-", "group", "false"],
+        ),
+        (62, [0, 9, 0, 0, 0, 0], 0, ["-", "-", "group", "false"]),
+        (62, [4_900_000, 9, 0, 0, 0, 0], 0, ["4900000", "-", "other", "false"]),
         (
             101,
             [16, u64::from(CHILD), 0, 0, 0, 0],
+            0,
             ["5000001", "actor", "descendant", "false"],
         ),
-        (101, [0, u64::from(CHILD), 0, 0, 0, 0], ["-", "-", "-", "-"]),
-        (424, [3, 9, 0, 0, 0, 0], ["-", "-", "-", "-"]),
+        (101, [0, u64::from(CHILD), 0, 0, 0, 0], 0, ["-", "-", "-", "-"]),
+        (424, [3, 9, 0, 0, 0, 0], 0, ["-", "-", "-", "-"]),
+        (
+            424,
+            [3, 9, 0, 0, 0, 0],
+            CHILD,
+            ["5000001", "actor", "descendant", "false"],
+        ),
+        (308, [3, 0, 0, 0, 0, 0], 4_900_000, ["4900000", "-", "other", "false"]),
     ];
-    for (syscall, args, expected) in cases {
+    for (syscall, args, target, expected) in cases {
         let fields = ["target.pid", "target.name", "target.relation", "target.is_agent"];
         let pairs: Vec<(&str, &str)> = fields.into_iter().zip(expected).collect();
         let mut world = World::new();
@@ -597,6 +623,7 @@ fn processes_that_are_aimed_at() {
         );
         let call = Call {
             args,
+            target,
             ..Call::default()
         };
         let bytes = record(header(Kind::Call, syscall), call.as_bytes(), &Data::default());
@@ -798,6 +825,8 @@ fn ends_of_connections_are_those_of_who_opened_them() {
             family: AF_INET,
             protocol: IPPROTO_TCP,
         },
+        error: 0,
+        unanswered: 0,
     };
     // An interrupt tells of the end, in whatever process it came upon.
     let end = Header {
@@ -847,6 +876,29 @@ fn ends_of_connections_are_those_of_who_opened_them() {
         let before = world.table.len();
         assert!(world.asked(&end, &fields).is_empty());
         assert_eq!(world.table.len(), before, "whoever ran then is not made up");
+    }
+    // One that nobody answered was never a connection.
+    for (error, expected) in [(111, "ECONNREFUSED"), (110, "ETIMEDOUT"), (0, "ECANCELED")] {
+        let mut world = World::new();
+        world.told(&socket(Kind::Connect, 42, connection, b""), |_| ());
+        let unanswered = Ended {
+            error,
+            unanswered: 1,
+            ..ended
+        };
+        let header = Header {
+            pid: 0,
+            tid: 0,
+            ..header(Kind::Ended, 0)
+        };
+        let unanswered = record(header, unanswered.as_bytes(), &Data::default());
+        let fields = ["evt.type", "evt.res", "proc.pid", "fd.name", "fd.num"];
+        let name = "10.0.0.7:40122->192.0.2.80:443";
+        assert_eq!(
+            world.asked(&unanswered, &fields),
+            ["connect", expected, "5000000", name, "5"]
+        );
+        assert!(world.asked(&unanswered, &fields).is_empty(), "it is forgotten");
     }
     // A connection that was refused ended before it began.
     let mut world = World::new();
@@ -1005,6 +1057,8 @@ fn hostile_records_are_answered() {
                 mode: u32::MAX,
                 layer: u32::MAX,
                 suppressed: u32::MAX,
+                target: u32::MAX,
+                reserved: u32::MAX,
                 object: wild,
                 new_object: bytes,
                 base: wild,

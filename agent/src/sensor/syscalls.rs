@@ -179,7 +179,13 @@ const SYSCALLS: &[Syscall] = &[
         377,
     ),
     both("name_to_handle_at", Shaped(PLAIN.path_at(1, 2)), 303, 341),
-    all("ioctl", Shaped(PLAIN.descriptor(1).only(Wanted::Ioctl)), 16, 54, 514),
+    all(
+        "ioctl",
+        Shaped(PLAIN.descriptor(1).words(3, 1).only(Wanted::Ioctl)),
+        16,
+        54,
+        514,
+    ),
     both("dup", Shaped(PLAIN.descriptor(1).only(Wanted::SocketOntoStdio)), 32, 41),
     both(
         "dup2",

@@ -313,7 +313,16 @@ fn calls_about_files_are_told() {
                 "name_to_handle_at -100 s={P}/f x=80000000:136 z=4 0",
             )
             .path("{P}/f"),
-            case("ioctl", "ioctl d={P}/f 0x40086602 v=0x10").object("{P}/f"),
+            case("ioctl", "ioctl d={P}/f 0x40086602 v=0x10")
+                .object("{P}/f")
+                .field("evt.arg.attributes", "FS_IMMUTABLE_FL"),
+            case("ioctl", "ioctl d={P}/f 0x40086602 v=0x20")
+                .object("{P}/f")
+                .field("evt.arg.attributes", "FS_APPEND_FL"),
+            case("ioctl", "ioctl d={P}/f 0x40086602 v=0").object("{P}/f"),
+            case("ioctl", "ioctl d={P}/f 0x401c5820 x=08000000:28")
+                .object("{P}/f")
+                .field("evt.arg.attributes", "FS_IMMUTABLE_FL"),
             case("fanotify_init", "fanotify_init 0 0"),
             case(
                 "fanotify_mark",
@@ -391,7 +400,15 @@ fn calls_about_privileges_are_told() {
     all_right(
         "privileges",
         &[
-            case("setuid", "setuid 1234").field("evt.arg.uid", "1234"),
+            case("setuid", "setuid 1234")
+                .field("evt.arg.uid", "1234")
+                .field("proc.prev.uid", "0")
+                .field("proc.prev.euid", "0")
+                .field("user.euid", "1234"),
+            case("setresuid", "!setresuid -1 1234 0 + setresuid -1 0 0")
+                .field("proc.prev.uid", "0")
+                .field("proc.prev.euid", "1234")
+                .field("user.euid", "0"),
             case("setgid", "setgid 1234"),
             case("setreuid", "setreuid -1 1234"),
             case("setregid", "setregid -1 1234"),
@@ -435,17 +452,33 @@ fn calls_about_processes_are_told() {
             case("process_vm_writev", "process_vm_writev child v=z=8,8 1 v=@0,8 1 0")
                 .field("target.relation", "descendant"),
             case("pidfd_open", "pidfd_open child 0").field("target.relation", "descendant"),
-            case("pidfd_getfd", "!pidfd_open child 0 + pidfd_getfd $0 0 0").object(ANY),
-            case("pidfd_send_signal", "!pidfd_open child 0 + pidfd_send_signal $0 28 0 0").object(ANY),
+            case("pidfd_getfd", "!pidfd_open child 0 + pidfd_getfd $0 0 0")
+                .object(ANY)
+                .field("target.relation", "descendant")
+                .field("target.name", "actor"),
+            case("pidfd_send_signal", "!pidfd_open child 0 + pidfd_send_signal $0 28 0 0")
+                .object(ANY)
+                .field("target.relation", "descendant"),
+            case("pidfd_send_signal", "!pidfd_open pid 0 + pidfd_send_signal $0 28 0 0")
+                .object(ANY)
+                .field("target.relation", "self"),
+            case("pidfd_send_signal", "pidfd_send_signal d=/proc/self 28 0 0")
+                .object(ANY)
+                .field("target.relation", "self"),
+            case("setns", "!pidfd_open child 0 + setns $0 0x4000000")
+                .object(ANY)
+                .field("target.relation", "descendant"),
             case(
                 "process_madvise",
                 "!pidfd_open child 0 + process_madvise $0 v=0,0 1 20 0",
             )
-            .object(ANY),
+            .object(ANY)
+            .field("target.relation", "descendant"),
             case("kill", "kill child 28")
                 .field("evt.arg.sig", "SIGWINCH")
                 .field("target.relation", "descendant"),
-            case("kill", "kill -1000000 9"),
+            case("kill", "kill -1000000 9").field("target.relation", "group"),
+            case("kill", "!setsid + kill 0 28").field("target.relation", "self"),
             case("tkill", "tkill child 28").field("target.relation", "descendant"),
             case("tgkill", "tgkill child child 28").field("target.relation", "descendant"),
             case(
