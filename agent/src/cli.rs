@@ -21,7 +21,7 @@ use crate::{
     packs,
     preflight::{self, Preflight, Status},
     rules, run,
-    sensor::{self, HookChoice, LsmChoice, PIN_DIRECTORY, Sensor, SensorConfig},
+    sensor::{self, HookChoice, LsmChoice, PIN_DIRECTORY, Sensor},
 };
 
 /// Watches in the kernel what software does on this host, matches it against rules tagged with MITRE ATT&CK techniques,
@@ -109,24 +109,12 @@ struct CommonArgs {
     /// Leave a program out, by the name `staghound preflight` gives it; its events will be missing.
     #[arg(long = "sensor-without", value_name = "PROGRAM")]
     sensor_without: Vec<String>,
-    /// By which hook the ends of system calls are seen.
-    #[arg(
-        long,
-        value_enum,
-        value_name = "HOOK",
-        default_value = "auto",
-        hide_short_help = true
-    )]
-    sensor_hook: HookChoice,
-    /// Whether programs on LSM hooks are used where the kernel runs them.
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        default_value = "auto",
-        hide_short_help = true
-    )]
-    sensor_lsm: LsmChoice,
+    /// By which hook the ends of system calls are seen [default: auto].
+    #[arg(long, value_enum, value_name = "HOOK", hide_short_help = true)]
+    sensor_hook: Option<HookChoice>,
+    /// Whether programs on LSM hooks are used where the kernel runs them [default: auto].
+    #[arg(long, value_enum, value_name = "WHEN", hide_short_help = true)]
+    sensor_lsm: Option<LsmChoice>,
     /// Show what the programs in the kernel log (needs --log-level debug).
     #[arg(long)]
     sensor_debug: bool,
@@ -308,26 +296,19 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Observe(args) => {
             let common = args.common;
-            let sensor = SensorConfig {
-                pin: args.pin,
-                ..common.sensor()
-            };
             let overrides = Overrides {
                 agent_id: args.agent_id,
                 collectors: args.collector,
                 rules: args.rules,
                 http_listen: args.http_listen.map(|listen| listen.0),
                 insecure_http: args.insecure_http,
+                output: args.output,
+                pin: args.pin,
                 ..common.overrides()
             };
             let config = Config::load(common.config.as_deref(), overrides)?;
             logging::init(&config.log.level, config.log.format)?;
-            let default = if config.collectors.is_empty() {
-                Output::Text
-            } else {
-                Output::None
-            };
-            observe::observe(config, &sensor, args.output.unwrap_or(default))
+            observe::observe(config)
         }
         Command::Run(args) => {
             let config = Config::load(
@@ -341,10 +322,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let level = args.common.log_level.as_deref().unwrap_or("warn");
             logging::init(level, config.log.format)?;
             let config = run::RunConfig {
+                sensor: config.sensor_config(),
                 rules: config.rules,
                 fail_on: args.fail_on,
                 command: args.command,
-                sensor: args.common.sensor(),
             };
             Ok(ExitCode::from(run::run(&config)?))
         }
@@ -373,10 +354,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let config = Config::load(common.config.as_deref(), overrides)?;
             if plan {
                 let loaded = packs::load_with_embedded(&config.rules)?;
-                let sensor = Sensor::start(&common.sensor())?;
+                let sensor = Sensor::start(&config.sensor_config())?;
                 return print(&preflight::plan(&loaded.ruleset.demand(), sensor.outcomes()));
             }
-            let preflight = Preflight::of_this_host(&config, &common.sensor());
+            let preflight = Preflight::of_this_host(&config, &config.sensor_config());
             match output {
                 PreflightOutput::Text => print(&preflight.to_string())?,
                 PreflightOutput::Json => print(&(preflight.to_json()? + "\n"))?,
@@ -402,23 +383,15 @@ fn dispatch(command: Command) -> Result<ExitCode> {
 }
 
 impl CommonArgs {
-    fn sensor(&self) -> SensorConfig {
-        SensorConfig {
-            scoped: false,
-            without: self.sensor_without.clone(),
-            debug: self.sensor_debug,
-            hook: self.sensor_hook,
-            lsm: self.sensor_lsm,
-            pin: None,
-            refuse: false,
-        }
-    }
-
     fn overrides(&self) -> Overrides {
         Overrides {
             state_directory: self.state_directory.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format,
+            sensor_hook: self.sensor_hook,
+            sensor_lsm: self.sensor_lsm,
+            sensor_without: self.sensor_without.clone(),
+            sensor_debug: self.sensor_debug,
             ..Overrides::default()
         }
     }

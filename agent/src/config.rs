@@ -4,10 +4,13 @@
 
 use crate::identity::AgentId;
 use crate::logging::LogFormat;
+use crate::observe::Output;
 use crate::sandbox::Sandbox;
+use crate::sensor::{HookChoice, LsmChoice, SensorConfig};
 use crate::spool::SpoolConfig;
 use crate::spool::queue::QueueLimits;
 use axum::http::Uri;
+use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 use std::fmt;
@@ -48,6 +51,29 @@ pub struct Config {
     pub sandbox: Sandbox,
     /// What happens to whoever would stop or take over the agent: `notice` or `refuse`.
     pub guard: Guard,
+    /// How alerts are shown on standard output: `text`, `json` or `none`. Default: `text`; `none` with a collector.
+    #[serde(deserialize_with = "chosen")]
+    pub output: Option<Output>,
+    /// The programs in the kernel.
+    pub sensor: SensorOptions,
+}
+
+/// Section `sensor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SensorOptions {
+    /// Directory of a BPF file system to pin the programs in, so that they go on recording while the agent is restarted.
+    pub pin: Option<PathBuf>,
+    /// By which hook the ends of system calls are seen: `auto`, `raw` or `perf`.
+    #[serde(deserialize_with = "choice")]
+    pub hook: HookChoice,
+    /// Whether programs on LSM hooks are used: `auto` or `off`.
+    #[serde(deserialize_with = "choice")]
+    pub lsm: LsmChoice,
+    /// Programs to leave out.
+    pub without: Vec<String>,
+    /// Pass on what the programs log.
+    pub debug: bool,
 }
 
 /// What happens to whoever would stop or take over the agent.
@@ -148,6 +174,8 @@ impl Default for Config {
             export: Export::default(),
             sandbox: Sandbox::default(),
             guard: Guard::default(),
+            output: None,
+            sensor: SensorOptions::default(),
         }
     }
 }
@@ -227,6 +255,18 @@ pub struct Overrides {
     pub http_listen: Option<Option<SocketAddr>>,
     /// `--insecure-http`.
     pub insecure_http: bool,
+    /// `--output`.
+    pub output: Option<Output>,
+    /// `--pin`.
+    pub pin: Option<PathBuf>,
+    /// `--sensor-hook`.
+    pub sensor_hook: Option<HookChoice>,
+    /// `--sensor-lsm`.
+    pub sensor_lsm: Option<LsmChoice>,
+    /// `--sensor-without`, repeatable.
+    pub sensor_without: Vec<String>,
+    /// `--sensor-debug`.
+    pub sensor_debug: bool,
 }
 
 /// Why there is no configuration.
@@ -316,6 +356,14 @@ impl Config {
         self.log.format = overrides.log_format.unwrap_or(self.log.format);
         self.http.listen = overrides.http_listen.unwrap_or(self.http.listen);
         self.http.insecure |= overrides.insecure_http;
+        self.output = overrides.output.or(self.output);
+        self.sensor.pin = overrides.pin.or(self.sensor.pin);
+        self.sensor.hook = overrides.sensor_hook.unwrap_or(self.sensor.hook);
+        self.sensor.lsm = overrides.sensor_lsm.unwrap_or(self.sensor.lsm);
+        if !overrides.sensor_without.is_empty() {
+            self.sensor.without = overrides.sensor_without;
+        }
+        self.sensor.debug |= overrides.sensor_debug;
         self
     }
 
@@ -335,6 +383,12 @@ impl Config {
         } = &self.export;
         if self.state_directory.as_os_str().is_empty() {
             return fail("state_directory", "is empty; name a directory");
+        }
+        if self.sensor.pin.as_ref().is_some_and(|pin| pin.as_os_str().is_empty()) {
+            return fail(
+                "sensor.pin",
+                "is empty; name a directory below /sys/fs/bpf, or leave it out",
+            );
         }
         if self.queue.items_max == 0 {
             return fail("queue.items_max", "is 0; at least 1 item must fit");
@@ -374,6 +428,26 @@ impl Config {
             return fail("export.backoff_min", "is longer than `export.backoff_max`; swap them");
         }
         Ok(())
+    }
+
+    /// What a sensor for the whole host is started with; `observe` also pins it.
+    pub fn sensor_config(&self) -> SensorConfig {
+        let SensorOptions {
+            pin: _,
+            hook,
+            lsm,
+            without,
+            debug,
+        } = &self.sensor;
+        SensorConfig {
+            scoped: false,
+            without: without.clone(),
+            debug: *debug,
+            hook: *hook,
+            lsm: *lsm,
+            pin: None,
+            refuse: false,
+        }
     }
 
     /// Where the spool is kept.
@@ -569,6 +643,23 @@ fn scaled(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor(unit.trim_start())?)
 }
 
+/// One of several words, as on the command line.
+fn choice<'de, D: Deserializer<'de>, T: ValueEnum>(deserializer: D) -> Result<T, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    T::from_str(&word, false).map_err(|_| {
+        let known: Vec<String> = T::value_variants()
+            .iter()
+            .filter_map(|value| Some(format!("`{}`", value.to_possible_value()?.get_name())))
+            .collect();
+        D::Error::custom(format!("unknown value `{word}`; write {}", known.join(" or ")))
+    })
+}
+
+/// The same where it need not be said.
+fn chosen<'de, D: Deserializer<'de>, T: ValueEnum>(deserializer: D) -> Result<Option<T>, D::Error> {
+    choice(deserializer).map(Some)
+}
+
 fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     parse_listen(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
@@ -614,7 +705,8 @@ mod tests {
              log: {level: debug, format: json}\nhttp: {listen: none, insecure: true}\n\
              queue: {items_max: 5, bytes_max: 2MiB}\nspool: {bytes_max: 1GiB, segment_bytes: 65536}\n\
              export:\n  batch_items_max: 10\n  batch_bytes_max: 100 KiB\n  connect_timeout: 1s\n  ack_timeout: 2m\n  \
-             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\nsandbox: required\nguard: refuse\n",
+             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\nsandbox: required\nguard: refuse\noutput: json\n\
+             sensor: {pin: /sys/fs/bpf/s, hook: perf, lsm: off, without: [socket_length], debug: true}\n",
         )
         .unwrap();
         let expected = Config {
@@ -653,6 +745,14 @@ mod tests {
             },
             sandbox: Sandbox::Required,
             guard: Guard::Refuse,
+            output: Some(Output::Json),
+            sensor: SensorOptions {
+                pin: Some("/sys/fs/bpf/s".into()),
+                hook: HookChoice::Perf,
+                lsm: LsmChoice::Off,
+                without: vec!["socket_length".to_owned()],
+                debug: true,
+            },
         };
         assert_eq!(config, expected);
     }
@@ -689,6 +789,13 @@ mod tests {
             "  drain_timeout:",
             "sandbox:",
             "guard:",
+            "# output:",
+            "sensor:",
+            "  # pin:",
+            "  hook:",
+            "  lsm:",
+            "  without:",
+            "  debug:",
         ] {
             assert!(text.lines().any(|line| line.starts_with(key)), "{key}");
         }
@@ -732,6 +839,11 @@ mod tests {
             ("agent_id: \"a b\"\n", "agent.yaml:1:11: invalid agent id `a b`; use"),
             ("log: {format: xml}\n", "agent.yaml:1:15: "),
             ("sandbox: yes\n", "agent.yaml:1:10: "),
+            (
+                "sensor: {hook: kprobe}\n",
+                "agent.yaml:1:16: unknown value `kprobe`; write `auto` or `raw` or `perf`",
+            ),
+            ("sensor: {pin: \"\"}\n", "configuration: `sensor.pin` is empty"),
             ("log: [\n", "agent.yaml:"),
             (
                 "spool: {bytes_max: 1MiB}\n",
@@ -773,19 +885,29 @@ mod tests {
         let file = directory.path().join("agent.yaml");
         fs::write(
             &file,
-            "rules: [/a]\ncollectors: [\"http://a:1\"]\nlog: {level: debug}\n",
+            "rules: [/a]\ncollectors: [\"http://a:1\"]\nlog: {level: debug}\noutput: text\n\
+             sensor: {pin: /sys/fs/bpf/a, hook: raw, lsm: off}\n",
         )
         .unwrap();
         let overrides = Overrides {
             rules: vec!["/b".into()],
             collectors: vec!["http://b:2".parse().unwrap()],
             http_listen: Some(None),
+            output: Some(Output::None),
+            pin: Some("/sys/fs/bpf/b".into()),
+            sensor_hook: Some(HookChoice::Auto),
             ..Overrides::default()
         };
         let config = Config::load(Some(&file), overrides).unwrap();
         assert_eq!(config.rules, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.collectors, ["http://b:2".parse().unwrap()]);
         assert_eq!((config.http.listen, config.log.level.as_str()), (None, "debug"));
+        assert_eq!(config.output, Some(Output::None));
+        assert_eq!(config.sensor.pin, Some("/sys/fs/bpf/b".into()));
+        assert_eq!(
+            (config.sensor.hook, config.sensor.lsm),
+            (HookChoice::Auto, LsmChoice::Off)
+        );
     }
 
     proptest! {

@@ -74,11 +74,17 @@ const SPOOL: &str = "spool";
 ///
 /// # Errors
 /// The sensor, the rules, the state directory or a listener cannot be had; each message says what to do.
-pub fn observe(config: Config, sensor: &SensorConfig, output: Output) -> Result<ExitCode> {
+pub fn observe(config: Config) -> Result<ExitCode> {
     let sensor = SensorConfig {
         refuse: config.guard == Guard::Refuse,
-        ..sensor.clone()
+        pin: config.sensor.pin.clone(),
+        ..config.sensor_config()
     };
+    let output = config.output.unwrap_or(if config.collectors.is_empty() {
+        Output::Text
+    } else {
+        Output::None
+    });
     memory::share_one_arena();
     let shutdown = Shutdown::new().context("cannot prepare for signals")?;
     let runtime = runtime::Builder::new_current_thread()
@@ -139,18 +145,27 @@ async fn run(
     let (digest_sender, ruleset_digest) = sync::watch::channel(digest.to_string());
 
     let mut first = watch::missing_hooks(&sensor);
+    let captured = sensor.captured_unattended_until_ns().is_some();
     let (spool, exporter) = if config.collectors.is_empty() {
         (None, None)
     } else {
         let directory = config.spool_directory();
         let (spool, opened) = Spool::open(&directory, config.spool_config(), metrics.spool.clone())?;
-        if let Some(since) = opened.unclean_since {
-            tracing::warn!(
+        match (opened.unclean_since, captured) {
+            (Some(since), false) => tracing::warn!(
                 "the agent ended without saying so; nothing was observed since {}",
                 humantime(since)
-            );
+            ),
+            (Some(since), true) => tracing::warn!(
+                "the agent ended without saying so after {}; its programs went on recording",
+                humantime(since)
+            ),
+            (None, _) => {}
         }
-        first.splice(0..0, opened.not_running(SystemTime::now()));
+        // What pinned programs could not record they have counted: that alone is a gap.
+        if !captured {
+            first.splice(0..0, opened.not_running(SystemTime::now()));
+        }
         let introduction = Introduction {
             agent_version: cli::version().to_owned(),
             host: host.clone(),

@@ -14,7 +14,7 @@ use staghound_proto::v1::{Alert, Entry, GapReason, Severity, event::Object};
 use staghound_tests::{
     DECOY_DIRECTORY, DECOY_RULE, actor, collector_path,
     feed::{Feed, alert, observation_gap},
-    process::{Agent, Collector, output},
+    process::{Agent, Collector, output, staghound},
     until,
 };
 use tempfile::TempDir;
@@ -49,9 +49,18 @@ impl Place {
     }
 
     fn agent(&self, collector: SocketAddr) -> Agent {
+        self.agent_configured(collector, "")
+    }
+
+    /// Likewise, with more in its configuration.
+    fn agent_configured(&self, collector: SocketAddr, more: &str) -> Agent {
         let config = self.path("agent.yaml");
         // Short pauses, so that the tests need not wait long after a restart.
-        fs::write(&config, "export:\n  backoff_min: 50ms\n  backoff_max: 500ms\n").unwrap();
+        fs::write(
+            &config,
+            format!("export:\n  backoff_min: 50ms\n  backoff_max: 500ms\n{more}"),
+        )
+        .unwrap();
         let url = format!("http://{collector}");
         Agent::observe(
             &self.path("state"),
@@ -329,6 +338,45 @@ fn a_killed_agent_duplicates_nothing_and_tells_its_absence() {
 
     // An orderly end leaves no such gap: the agent was not running, and everybody knows why.
     assert!(agent.running.terminate().success());
+}
+
+/// Pinned programs see what happens meanwhile, who killed the agent included: there is nothing to tell as a gap.
+#[test]
+fn a_killed_agent_whose_programs_are_pinned_was_never_absent() {
+    const STEP: u32 = 60;
+    let pins = format!("/sys/fs/bpf/staghound-test-{}-delivery", std::process::id());
+    let configured = format!("sensor:\n  pin: {pins}\n");
+    let place = Place::new(3 * STEP);
+    let collector = place.collector(any_port());
+    let mut agent = place.agent_configured(collector.address, &configured);
+    let mut feed = Feed::subscribe(collector.address);
+    place.read(0, STEP);
+    feed.until("the alerts before", |entries| place.came(entries, STEP - 1));
+    agent.running.kill();
+    agent.running.wait();
+    place.read(STEP, 2 * STEP);
+    let mut agent = place.agent_configured(collector.address, &configured);
+    place.read(2 * STEP, 3 * STEP);
+    feed.until("last alert", |entries| place.came(entries, 3 * STEP - 1));
+
+    assert_eq!(place.numbers(&feed.received), (0..3 * STEP).collect::<Vec<_>>());
+    is_one_unbroken_stream(&feed.received);
+    let absent = gaps(&feed.received, GapReason::AgentNotRunning);
+    assert!(absent.is_empty(), "{absent:#?}");
+    let killed: Vec<&Alert> = feed
+        .alerts()
+        .filter(|alert| {
+            let rule = alert.rule.as_ref().unwrap();
+            rule.id == "defense-impairment/staghound-signalled"
+        })
+        .collect();
+    let [killed] = killed.as_slice() else {
+        panic!("one alert about the signal: {killed:#?}");
+    };
+    assert!(killed.unattended && killed.message.contains("SIGKILL"), "{killed:#?}");
+    assert!(agent.running.terminate().success());
+    let unpinned = output(staghound(["unpin"]).arg(&pins));
+    assert_eq!(unpinned.code(), Some(0), "{unpinned:?}");
 }
 
 #[test]

@@ -60,6 +60,20 @@ impl Place {
         );
     }
 
+    /// Reads so many decoys, at a pace at which agents come and go meanwhile.
+    fn read_slowly(&self, reads: u32) {
+        let directory = self.state.path().join(DECOY_DIRECTORY);
+        for number in 0..reads {
+            fs::write(directory.join(number.to_string()), "decoy").unwrap();
+        }
+        let script = format!(
+            "cd {}; i=0; while [ $i -lt {reads} ]; do cat $i >/dev/null; sleep 0.02; i=$((i+1)); done",
+            directory.display()
+        );
+        let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
+        assert!(status.success());
+    }
+
     fn unpin(&self) -> staghound_tests::process::Output {
         output(staghound(["unpin"]).arg(&self.pins))
     }
@@ -201,6 +215,59 @@ fn other_settings_take_over_on_the_same_rings() {
         after.iter().all(|program| !before.contains(program)),
         "{before:?} {after:?}"
     );
+}
+
+/// Reads go on while the agent is killed and another takes over, once with the same programs and once with others. What is
+/// missing at most is what the killed one had taken from the rings and not shown yet.
+#[test]
+fn under_load_nothing_is_lost_but_what_the_killed_agent_held() {
+    const READS: u32 = 600;
+    const HELD_MAX: u32 = 16;
+    let place = Place::new("loaded");
+    let pin = format!("--pin={}", place.pins.display());
+    let same = ["--output", "json", "--sensor-hook=auto", &pin];
+    let other = ["--output", "json", "--sensor-hook=raw", &pin];
+    let mut agent = Agent::observe(place.state.path(), same);
+    let mut shown: Vec<BTreeMap<u32, usize>> = Vec::new();
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| place.read_slowly(READS));
+        for (enough, arguments) in [(READS / 4, &same[..]), (READS / 2, &other[..])] {
+            until("alerts before the kill", || {
+                told(&agent)
+                    .last_key_value()
+                    .filter(|(last, _)| **last >= enough)
+                    .map(|_| ())
+            });
+            agent.running.kill();
+            agent.running.wait();
+            shown.push(told(&agent));
+            agent = Agent::observe(place.state.path(), arguments);
+        }
+        load.join().unwrap();
+    });
+    until_told(&agent, READS - 1..READS);
+    shown.push(told(&agent));
+    assert_eq!(
+        agent
+            .metric("staghound_records_lost_total{cause=\"process_ring_full\"")
+            .unwrap_or(0.0),
+        0.0
+    );
+
+    let mut times: BTreeMap<u32, usize> = BTreeMap::new();
+    for (number, count) in shown.iter().flatten() {
+        *times.entry(*number).or_default() += count;
+    }
+    assert!(times.values().all(|count| *count == 1), "told twice: {times:?}");
+    let missing: Vec<u32> = (0..READS).filter(|number| !times.contains_key(number)).collect();
+    let held = |number: &u32| {
+        shown.windows(2).any(|pair| {
+            let last = pair[0].last_key_value().map_or(0, |(last, _)| *last);
+            let first = pair[1].first_key_value().map_or(READS, |(first, _)| *first);
+            (last + 1..first).contains(number) && first - last <= HELD_MAX
+        })
+    };
+    assert!(missing.iter().all(held), "{missing:?} of {shown:?}");
 }
 
 #[test]
