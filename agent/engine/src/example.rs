@@ -110,6 +110,25 @@ impl ExampleEvent {
         );
     }
 
+    /// The same event with a number for every `{n}` in its texts.
+    fn numbered(&self, number: u64) -> Self {
+        fn numbered(held: &mut Held, number: &str) {
+            match held {
+                Held::Text(text) => {
+                    while let Some(at) = memchr::memmem::find(text, b"{n}") {
+                        text.splice(at..at + 3, number.bytes());
+                    }
+                }
+                Held::Several(items) => items.iter_mut().for_each(|item| numbered(item, number)),
+                Held::Number(_) | Held::Flag(_) | Held::Address(_) => {}
+            }
+        }
+        let mut event = self.clone();
+        let number = number.to_string();
+        event.values.values_mut().for_each(|held| numbered(held, &number));
+        event
+    }
+
     fn plain(&self, field: Field) -> Option<&Held> {
         self.values.get(field.name())
     }
@@ -607,10 +626,10 @@ pub(crate) fn read_history(
         match read_several(item) {
             Ok((mut event, times, after_ms)) => {
                 event.default(Field::ProcPid, Held::Number(SOMEBODY));
-                for _ in 0..times.min(EVENTS_MAX.saturating_sub(events.len() as u64)) {
+                for number in 1..=times.min(EVENTS_MAX.saturating_sub(events.len() as u64)) {
                     time_ns = time_ns.saturating_add(after_ms.saturating_mul(1_000_000));
                     event.time_ns = time_ns;
-                    events.push(event.clone());
+                    events.push(event.numbered(number));
                 }
             }
             Err(more) => mistakes.extend(more),

@@ -341,6 +341,25 @@ fn examples_of_several_events_are_run() {
 }
 
 #[test]
+fn repeated_events_of_examples_are_numbered() {
+    let example = |path: &str| {
+        format!(
+            "  condition: evt.type = openat\n  threshold: {{count: 3, distinct: [fd.name, fd.filename], within: 10s, by: process}}\n  examples: {{match: [[{{evt.type: openat, fd.name: \"{path}\", times: 3}}]]}}\n"
+        )
+    };
+    assert!(
+        loaded(&rule("t", &example("/a/{n}")))
+            .ruleset
+            .check_all_examples()
+            .is_empty()
+    );
+    assert_eq!(
+        loaded(&rule("t", &example("/a/n"))).ruleset.check_all_examples().len(),
+        1
+    );
+}
+
+#[test]
 fn memory_is_bounded_and_what_it_forgets_is_counted() {
     let text = rule(
         "s",
