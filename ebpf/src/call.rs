@@ -11,32 +11,30 @@ pub const TEXT_BYTES_MAX: u32 = 256;
 pub enum Wanted {
     /// All of them.
     All = 0,
-    /// Those that succeeded.
-    Succeeded = 1,
     /// `mmap`: memory that is writable and executable at once.
-    MapWritableExecutable = 2,
+    MapWritableExecutable = 1,
     /// `mprotect`: memory made executable.
-    ProtectExecutable = 3,
+    ProtectExecutable = 2,
     /// `kill` and its kin: a signal, not a test, to another process (first argument; -1 and groups included).
-    SignalToOther = 4,
+    SignalToOther = 3,
     /// `dup` and its kin: a socket put onto standard input, output or error.
-    SocketOntoStdio = 5,
+    SocketOntoStdio = 4,
     /// `prctl`: a change that hides a process or changes who may look at it.
-    Prctl = 6,
+    Prctl = 5,
     /// `ptrace`: taking hold of a process or changing it.
-    Ptrace = 7,
+    Ptrace = 6,
     /// `bpf`: loading, attaching, pinning, and changing or opening maps.
-    Bpf = 8,
+    Bpf = 7,
     /// `ioctl`: input put into a terminal, attributes of files.
-    Ioctl = 9,
+    Ioctl = 8,
     /// `socket`: raw and packet sockets, and families that ordinary programs do not use.
-    SocketUnusual = 10,
+    SocketUnusual = 9,
     /// Calls that succeeded and moved bytes; equal ones within a second are counted.
-    Moved = 11,
+    Moved = 10,
     /// `fcntl`: as [`Self::SocketOntoStdio`].
-    FcntlSocketOntoStdio = 12,
+    FcntlSocketOntoStdio = 11,
     /// Equal ones within a second are counted.
-    Repeated = 13,
+    Repeated = 12,
 }
 
 /// Where a call's paths, texts and descriptors are. Each member is the number of an argument, counted from 1; 0 for none.

@@ -6,6 +6,7 @@
 use crate::{
     kernel::{File, read},
     offset,
+    path::{Climb, Step},
 };
 use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
@@ -123,9 +124,10 @@ fn component(name: u64) -> u32 {
     lookup(name) & 0xffff
 }
 
-/// Accesses for which what a name ends with makes its path wanted.
-#[inline(always)]
-fn ending(name: u64) -> u32 {
+/// Accesses for which what a name ends with makes its path wanted. A global function, as `path::append_path` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ending(name: u64) -> u32 {
     let Some(text) = NAME.get_ptr_mut(0) else {
         return u32::MAX;
     };
@@ -159,7 +161,8 @@ fn ending(name: u64) -> u32 {
 fn directory(dentry: u64, mount: u64, renames: u64) -> Result<u32, Loss> {
     let hash = u64::from(read::<u32>(dentry, offset!(dentry_hash))?);
     let mixed = (dentry ^ hash << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let Some(slot) = DIRECTORIES.get_ptr_mut((mixed >> 40) as u32 & (DIRECTORIES_MAX - 1)) else {
+    let place = (mixed >> 40) as u32 & (DIRECTORIES_MAX - 1);
+    let Some(slot) = DIRECTORIES.get_ptr_mut(place) else {
         return Ok(u32::MAX);
     };
     // SAFETY: has no preconditions.
@@ -180,40 +183,41 @@ fn directory(dentry: u64, mount: u64, renames: u64) -> Result<u32, Loss> {
     slot.hash = hash;
     slot.renames = renames;
     slot.looked_ns = now;
-    let accesses = &raw mut slot.accesses;
-    walk(dentry, mount, accesses)?;
+    if add_accesses(place, dentry, mount) != 0 {
+        return Err(Loss::ReadFailed);
+    }
     // SAFETY: a valid per-CPU value.
-    Ok(unsafe { read_volatile(accesses) } as u32)
+    Ok(unsafe { read_volatile(&raw const slot.accesses) } as u32)
 }
 
-/// Adds up the accesses of every component. What cannot be walked to its end is wanted.
+/// Adds up the accesses of every component. What cannot be walked to its end is wanted. A global function, as
+/// `path::append_path` is; yields 1 when something could not be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn add_accesses(place: u32, dentry: u64, mount: u64) -> u32 {
+    let Some(slot) = DIRECTORIES.get_ptr_mut(place) else {
+        return 1;
+    };
+    // SAFETY: a valid per-CPU value.
+    let accesses = unsafe { &raw mut (*slot).accesses };
+    u32::from(walk(dentry, mount, accesses).is_err())
+}
+
 #[inline(always)]
-fn walk(dentry: u64, vfs_mount: u64, accesses: *mut u64) -> Result<(), Loss> {
+fn walk(dentry: u64, mount: u64, accesses: *mut u64) -> Result<(), Loss> {
     // Kept in map memory, as the length of a record is: a register would make each turn a new state to the verifier.
     let add = |bits: u32| {
         // SAFETY: a valid per-CPU value.
         unsafe { accesses.write_volatile(accesses.read_volatile() | u64::from(bits)) };
     };
-    let mut dentry = dentry;
-    let mut mount = vfs_mount.wrapping_sub(offset!(mount_vfs) as u64);
-    let mut root: u64 = read(vfs_mount, offset!(vfs_root))?;
+    let mut climb = Climb::new(mount, dentry)?;
     for _ in 0..PATH_COMPONENTS_MAX {
-        if dentry == root {
-            let parent: u64 = read(mount, offset!(mount_parent))?;
-            if parent == mount {
-                return Ok(());
-            }
-            dentry = read(mount, offset!(mount_point))?;
-            mount = parent;
-            root = read(mount, offset!(mount_vfs) + offset!(vfs_root))?;
-            continue;
+        match climb.step()? {
+            Step::Root => return Ok(()),
+            Step::Mount => {}
+            Step::Component(name) => add(component(name)),
+            Step::Detached(_) => break,
         }
-        let parent: u64 = read(dentry, offset!(dentry_parent))?;
-        if parent == dentry {
-            break;
-        }
-        add(component(read(dentry, offset!(dentry_name))?));
-        dentry = parent;
     }
     add(u32::MAX);
     Ok(())

@@ -1,6 +1,6 @@
 //! Writes records: scratch memory, rings, counters.
 
-use crate::{FILE_RING, LOSSES, PROCESS_RING, SLEEPING};
+use crate::{FILE_RING, LOSSES, PROCESS_RING, SLEEPING, kernel};
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
@@ -10,15 +10,16 @@ use aya_ebpf::{
 };
 use core::{
     marker::PhantomData,
+    ops::Deref,
     ptr::{read_volatile, write_volatile},
 };
-use staghound_ebpf::{Header, Loss, Ring, Span, flags};
+use staghound_ebpf::{Header, Kind, Loss, Ring, Span, flags};
 
 /// Variable data starts at most here; a power of two, so that the verifier follows the mask.
 const DATA_MAX: u32 = 16 * 1024;
 /// One read writes at most this much, so that no read passes the end of the scratch memory.
 const READ_MAX: u32 = 8 * 1024;
-/// Header and body are at most this long.
+/// Header and body are shorter than this; a power of two.
 const FIXED_MAX: usize = 512;
 const SCRATCH_BYTES: usize = FIXED_MAX + (DATA_MAX + READ_MAX) as usize;
 
@@ -33,45 +34,46 @@ pub(crate) struct Scratch {
     mark: u32,
     /// 1 while an LSM program uses it.
     busy: u32,
+    reserved: u32,
+    /// See [`Buffer::number`].
+    number: u64,
 }
 
-/// For the programs behind `sys_exit`, of which one at a time runs on a CPU.
-#[map]
-static SYSCALL_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// For `process_exec`, which may run inside a system call but never inside the programs of its end.
-#[map]
-static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// For what io_uring submits, which happens inside a call.
-#[map]
-static REQUEST_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// For what reaches sockets, which happens inside a call.
-#[map]
-static SOCKET_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// Who puts a record together where: no two of these may be under way on one processor with the same memory.
+pub(crate) mod place {
+    /// The programs behind `sys_exit`, of which one at a time runs on a CPU.
+    pub(crate) const SYSCALL: u32 = 0;
+    /// `process_exec`, which may run inside a system call but never inside the programs of its end.
+    pub(crate) const EXEC: u32 = 1;
+    /// What io_uring submits, which happens inside a call.
+    pub(crate) const REQUEST: u32 = 2;
+    /// What reaches sockets, which happens inside a call.
+    pub(crate) const SOCKET: u32 = 3;
+    /// LSM programs, from here on. See [`super::alone`].
+    pub(super) const RESOLVED: u32 = 4;
+}
 
 /// LSM programs that may be under way on one processor: the kernel may preempt one for another, and does not keep the
 /// same one from running again meanwhile.
 const NESTED_MAX: u32 = 4;
 
-/// For LSM programs. See [`alone`].
+/// By [`place`].
 #[map]
-static RESOLVED_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(NESTED_MAX, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(place::RESOLVED + NESTED_MAX, 0);
 
 /// Runs an LSM program's body with memory that no other on this processor uses; counts a loss if all is in use.
 #[inline(always)]
-pub(crate) fn alone(body: impl FnOnce(&'static PerCpuArray<Scratch>, u32) -> Result<(), Loss>) -> i32 {
-    let mut free = NESTED_MAX;
-    for place in 0..NESTED_MAX {
-        if let Some(scratch) = RESOLVED_SCRATCH.get_ptr_mut(place)
+pub(crate) fn alone(body: impl FnOnce(u32) -> Result<(), Loss>) -> i32 {
+    let mut free = u32::MAX;
+    for place in place::RESOLVED..place::RESOLVED + NESTED_MAX {
+        if let Some(scratch) = SCRATCH.get_ptr_mut(place)
             // SAFETY: a valid per-CPU value.
             && unsafe { read_volatile(&raw const (*scratch).busy) } == 0
         {
             free = place;
         }
     }
-    let Some(scratch) = RESOLVED_SCRATCH.get_ptr_mut(free) else {
+    let Some(scratch) = SCRATCH.get_ptr_mut(free) else {
         count(Loss::ScratchBusy);
         return 0;
     };
@@ -79,7 +81,7 @@ pub(crate) fn alone(body: impl FnOnce(&'static PerCpuArray<Scratch>, u32) -> Res
     let busy = unsafe { &raw mut (*scratch).busy };
     // SAFETY: as above.
     unsafe { write_volatile(busy, 1) };
-    if let Err(loss) = body(&RESOLVED_SCRATCH, free) {
+    if let Err(loss) = body(free) {
         count(loss);
     }
     // SAFETY: as above.
@@ -106,59 +108,50 @@ pub(crate) fn finish(ctx: &impl EbpfContext, result: Result<(), Loss>) -> i32 {
     0
 }
 
-/// A record being put together: header and body in front, variable data appended.
-pub(crate) struct Record<B> {
+/// Scratch memory in which a record is being put together: header and body in front, variable data appended.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffer {
     scratch: *mut Scratch,
-    body: PhantomData<B>,
+    place: u32,
+    /// Bytes of header and body.
+    fixed: u32,
 }
 
-impl<B> Record<B> {
-    const FIXED: usize = size_of::<Header>() + size_of::<B>();
-
+impl Buffer {
+    /// The memory of this [`place`], as it is, in a global function: the verifier knows nothing there of the arguments.
     #[inline(always)]
-    pub(crate) fn in_scratch(scratch: &PerCpuArray<Scratch>, place: u32) -> Result<Self, Loss> {
-        const { assert!(Self::FIXED <= FIXED_MAX) };
-        let record = Self {
-            scratch: scratch.get_ptr_mut(place).ok_or(Loss::ReadFailed)?,
-            body: PhantomData,
-        };
-        record.set_used(0);
-        Ok(record)
+    pub(crate) fn at(place: u32, fixed: u32) -> Option<Self> {
+        Some(Self {
+            scratch: SCRATCH.get_ptr_mut(place)?,
+            place,
+            fixed: core::hint::black_box(fixed) & (FIXED_MAX as u32 - 1),
+        })
     }
 
-    /// For the programs behind `sys_exit`.
+    /// A pointer as a number that global functions take: by way of memory, so that the verifier forgets what it points to.
     #[inline(always)]
-    pub(crate) fn of_syscall() -> Result<Self, Loss> {
-        Self::in_scratch(&SYSCALL_SCRATCH, 0)
+    pub(crate) fn number(&self, pointer: u64) -> u64 {
+        // SAFETY: a valid per-CPU value.
+        let way = unsafe { &raw mut (*self.scratch).number };
+        // SAFETY: as above.
+        unsafe { write_volatile(way, pointer) };
+        // SAFETY: as above.
+        unsafe { read_volatile(way) }
     }
 
-    /// For `io_submit`.
     #[inline(always)]
-    pub(crate) fn of_request() -> Result<Self, Loss> {
-        Self::in_scratch(&REQUEST_SCRATCH, 0)
+    pub(crate) fn place(&self) -> u32 {
+        self.place
     }
 
-    /// For `socket_send_length` and `socket_receive_length`.
     #[inline(always)]
-    pub(crate) fn of_socket() -> Result<Self, Loss> {
-        Self::in_scratch(&SOCKET_SCRATCH, 0)
-    }
-
-    /// For `process_exec`.
-    #[inline(always)]
-    pub(crate) fn of_exec() -> Result<Self, Loss> {
-        Self::in_scratch(&EXEC_SCRATCH, 0)
+    pub(crate) fn fixed(&self) -> u32 {
+        self.fixed
     }
 
     #[inline(always)]
     pub(crate) fn header(&self) -> *mut Header {
         self.scratch.cast()
-    }
-
-    #[inline(always)]
-    pub(crate) fn body(&self) -> *mut B {
-        // SAFETY: the scratch memory is larger than header and body.
-        unsafe { self.scratch.cast::<u8>().add(size_of::<Header>()) }.cast()
     }
 
     #[inline(always)]
@@ -182,7 +175,7 @@ impl<B> Record<B> {
 
     /// Forgets the variable data, to send another record with the same header and body.
     #[inline(always)]
-    pub(crate) fn restart(&mut self) {
+    pub(crate) fn restart(&self) {
         self.set_used(0);
     }
 
@@ -210,7 +203,7 @@ impl<B> Record<B> {
             return false;
         }
         // SAFETY: less than `DATA_MAX` beyond the fixed part.
-        let first = unsafe { read_volatile(self.scratch.cast::<u8>().add(Self::FIXED + mark as usize)) };
+        let first = unsafe { read_volatile(self.scratch.cast::<u8>().add(self.fixed as usize + mark as usize)) };
         first == byte
     }
 
@@ -223,17 +216,15 @@ impl<B> Record<B> {
         self.set_used(self.used() + 4);
     }
 
-    /// Ends a part: writes down where it lies, in a member of the body.
+    /// Ends a part: where it lies.
     #[inline(always)]
-    pub(crate) fn end(&self, member: *mut Span) {
-        // SAFETY: as above.
+    pub(crate) fn span(&self) -> Span {
+        // SAFETY: a valid per-CPU value.
         let mark = unsafe { read_volatile(&raw const (*self.scratch).mark) };
-        let span = Span {
+        Span {
             offset: mark as u16,
             len: self.used().wrapping_sub(mark) as u16,
-        };
-        // SAFETY: the caller names a member of this record's body.
-        unsafe { write_volatile(member, span) };
+        }
     }
 
     /// Where the next byte goes, or none when the scratch memory is full.
@@ -244,12 +235,12 @@ impl<B> Record<B> {
             return None;
         }
         // SAFETY: less than `DATA_MAX` beyond the fixed part.
-        Some(unsafe { self.scratch.cast::<u8>().add(Self::FIXED + used as usize) })
+        Some(unsafe { self.scratch.cast::<u8>().add(self.fixed as usize + used as usize) })
     }
 
     /// Appends a NUL-terminated kernel string of at most `max` bytes, the NUL included; yields its bytes, 0 on a fault.
     #[inline(always)]
-    pub(crate) fn kernel_string(&mut self, address: u64, max: u32) -> u32 {
+    pub(crate) fn kernel_string(&self, address: u64, max: u32) -> u32 {
         let Some(to) = self.next() else { return 0 };
         // SAFETY: `to` has `READ_MAX` bytes behind it, and `max` is a constant not above it.
         let read = unsafe { bpf_probe_read_kernel_str(to.cast(), max, address as *const _) };
@@ -258,7 +249,7 @@ impl<B> Record<B> {
 
     /// Appends a NUL-terminated user string, likewise.
     #[inline(always)]
-    pub(crate) fn user_string(&mut self, address: u64, max: u32) -> u32 {
+    pub(crate) fn user_string(&self, address: u64, max: u32) -> u32 {
         let Some(to) = self.next() else { return 0 };
         // SAFETY: as above.
         let read = unsafe { bpf_probe_read_user_str(to.cast(), max, address as *const _) };
@@ -272,7 +263,7 @@ impl<B> Record<B> {
     }
 
     #[inline(always)]
-    fn grown(&mut self, read: i64, max: u32) -> u32 {
+    fn grown(&self, read: i64, max: u32) -> u32 {
         if read <= 0 || read > i64::from(max) {
             return 0;
         }
@@ -282,7 +273,7 @@ impl<B> Record<B> {
 
     /// Appends user memory, at most `MAX` bytes (one less than a power of two); false on a fault.
     #[inline(always)]
-    pub(crate) fn user_bytes<const MAX: u32>(&mut self, address: u64, len: u64) -> bool {
+    pub(crate) fn user_bytes<const MAX: u32>(&self, address: u64, len: u64) -> bool {
         const { assert!((MAX + 1).is_power_of_two() && MAX < READ_MAX) };
         let Some(to) = self.next() else { return false };
         let len = if len > u64::from(MAX) {
@@ -296,6 +287,67 @@ impl<B> Record<B> {
         }
         self.set_used(self.used() + len);
         true
+    }
+}
+
+/// A record with a body of this type.
+pub(crate) struct Record<B> {
+    buffer: Buffer,
+    body: PhantomData<B>,
+}
+
+impl<B> Deref for Record<B> {
+    type Target = Buffer;
+
+    #[inline(always)]
+    fn deref(&self) -> &Buffer {
+        &self.buffer
+    }
+}
+
+impl<B> Record<B> {
+    const FIXED: usize = size_of::<Header>() + size_of::<B>();
+
+    /// Begins a record in the memory of this [`place`].
+    #[inline(always)]
+    pub(crate) fn new(place: u32) -> Result<Self, Loss> {
+        const { assert!(Self::FIXED < FIXED_MAX) };
+        let buffer = Buffer {
+            scratch: SCRATCH.get_ptr_mut(place).ok_or(Loss::ReadFailed)?,
+            place,
+            fixed: Self::FIXED as u32,
+        };
+        buffer.set_used(0);
+        Ok(Self {
+            buffer,
+            body: PhantomData,
+        })
+    }
+
+    /// Fills the header, as for the current task.
+    #[inline(always)]
+    pub(crate) fn describe(&self, kind: Kind) {
+        self.describe_from(self.header(), kind);
+    }
+
+    /// Fills a header that begins elsewhere in the fixed part; see [`Self::with_body`].
+    #[inline(always)]
+    pub(crate) fn describe_from(&self, header: *mut Header, kind: Kind) {
+        let shift = header as u64 - self.scratch as u64;
+        kernel::describe_current(self.place, shift as u32, kind as u32);
+    }
+
+    #[inline(always)]
+    pub(crate) fn body(&self) -> *mut B {
+        // SAFETY: the scratch memory is larger than header and body.
+        unsafe { self.scratch.cast::<u8>().add(size_of::<Header>()) }.cast()
+    }
+
+    /// Ends a part: writes down where it lies, in a member of the body.
+    #[inline(always)]
+    pub(crate) fn end(&self, member: *mut Span) {
+        // SAFETY: the caller names a member of this record's body.
+        unsafe { write_volatile(member, self.span()) };
     }
 
     /// Puts another body before the variable data, and yields where its header goes.
@@ -374,7 +426,7 @@ fn output(ring: Ring, from: *mut u8, len: u64) -> Result<(), Loss> {
 
 /// Tells in the record that something was cut, and counts it.
 #[inline(always)]
-pub(crate) fn cut<B>(record: &Record<B>, flag: u16) {
+pub(crate) fn cut(record: &Buffer, flag: u16) {
     record.flag(flag);
     count(match flag {
         flags::ARGS_CUT => Loss::ArgsCut,

@@ -2,9 +2,10 @@
 
 use crate::{
     SYSCALLS, demand,
-    emit::{Record, count},
+    emit::{Record, count, place},
     kernel::{Call, File, Task, read},
-    offset, path,
+    offset,
+    path::{self, CWD, Name, append_passed},
 };
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_boot_ns,
@@ -12,14 +13,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use core::ptr::{read_volatile, write_volatile};
-use staghound_ebpf::{
-    Action, Chdir, DEDUPE_NS, Kind, Loss, NAME_BYTES_MAX, Open, PathChange, Ring, Span, SyscallTable, file_mode,
-};
-
-/// `AT_FDCWD`.
-pub(crate) const CWD: i32 = -100;
-/// In the same place: the root of the process. No descriptor has the number.
-pub(crate) const ROOT: i32 = -101;
+use staghound_ebpf::{Action, Chdir, DEDUPE_NS, Kind, Loss, Open, PathChange, Ring, SyscallTable, file_mode};
 
 /// Places in the table of recent events; a power of two.
 const RECENT_OPENS: u32 = 1024;
@@ -53,21 +47,18 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
         return refused_open(call);
     }
     let file = call.task.file(call.result as u32)?;
-    let mut record = Record::<Open>::of_syscall()?;
+    let record = Record::<Open>::new(place::SYSCALL)?;
     // What is opened by a handle was found by no path: rules about it name none, and it is rare.
     let by_handle = || form(call) & SyscallTable::HANDLE != 0;
     if !describe_wanted(&record, call.task, file, by_handle)? {
         return Ok(());
     }
-    // SAFETY: header and body lie in scratch memory.
-    unsafe { call.describe(Kind::Open, record.header()) };
+    call.describe(Kind::Open, &record);
     let body = record.body();
     // SAFETY: as above.
     unsafe { (*body).result = call.result as i32 };
     // SAFETY: as above.
-    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
-        &raw mut (*body).path
-    })?;
+    path::append(&record, file.mount()?, file.dentry()?, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::File)
 }
 
@@ -136,9 +127,8 @@ fn refused_open(call: &Call) -> Result<(), Loss> {
     } else {
         (CWD, call.first())
     };
-    let mut record = Record::<Open>::of_syscall()?;
-    // SAFETY: header and body lie in scratch memory.
-    unsafe { call.describe(Kind::Open, record.header()) };
+    let record = Record::<Open>::new(place::SYSCALL)?;
+    call.describe(Kind::Open, &record);
     let body = record.body();
     // SAFETY: as above.
     unsafe {
@@ -149,7 +139,7 @@ fn refused_open(call: &Call) -> Result<(), Loss> {
     }
     // SAFETY: as above.
     let members = unsafe { (&raw mut (*body).path, &raw mut (*body).name) };
-    append_passed(&mut record, call.task, directory, Name::User(name), members)?;
+    append_passed(&record, directory, Name::User(name), members)?;
     record.submit(Ring::File)
 }
 
@@ -228,49 +218,6 @@ pub(crate) fn note_rename() {
     }
 }
 
-/// Where a path that somebody passed lies.
-#[derive(Clone, Copy)]
-pub(crate) enum Name {
-    /// In the memory of the process.
-    User(u64),
-    /// In the kernel's copy.
-    Kernel(u64),
-}
-
-/// Appends a path as it was passed, and the directory it starts from. A null path is an empty one.
-#[inline(always)]
-pub(crate) fn append_passed<B>(
-    record: &mut Record<B>,
-    task: Task,
-    directory: i32,
-    name: Name,
-    (base, member): (*mut Span, *mut Span),
-) -> Result<(), Loss> {
-    record.begin();
-    let read = match name {
-        Name::User(0) | Name::Kernel(0) => 1,
-        Name::User(address) => record.user_string(address, NAME_BYTES_MAX as u32),
-        Name::Kernel(address) => record.kernel_string(address, NAME_BYTES_MAX as u32),
-    };
-    if read == 0 {
-        return Err(Loss::ReadFailed);
-    }
-    let absolute = record.part_len() > 0 && record.part_begins_with(b'/');
-    record.end(member);
-    // An absolute path begins at the root of the process, which chroot(2) may have moved.
-    let (mount, dentry) = if absolute || directory == ROOT {
-        task.root()
-    } else if directory == CWD {
-        task.cwd()
-    } else if let Ok(file) = task.file(directory as u32) {
-        (file.mount()?, file.dentry()?)
-    } else {
-        // A directory that does not exist: the call failed, and says so.
-        return Ok(());
-    };
-    path::append(record, mount, dentry, base)
-}
-
 /// Whether a call failed because of what it was given, so that there is nothing to tell of.
 #[inline(always)]
 pub(crate) fn was_nonsense(call: &Call) -> bool {
@@ -328,9 +275,8 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
     if call.result == 0 {
         note_rename();
     }
-    let mut record = Record::<PathChange>::of_syscall()?;
-    // SAFETY: the header lies in scratch memory.
-    unsafe { call.describe(Kind::Rename, record.header()) };
+    let record = Record::<PathChange>::new(place::SYSCALL)?;
+    call.describe(Kind::Rename, &record);
     let at = action(call) == Action::RenameAt as u32;
     let (old_directory, old, new_directory, new) = if at {
         (call.first() as i32, call.second(), call.third() as i32, call.fourth())
@@ -349,10 +295,10 @@ pub(crate) fn rename(call: &Call) -> Result<(), Loss> {
     }
     // SAFETY: as above.
     let from = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
-    append_passed(&mut record, call.task, old_directory, Name::User(old), from)?;
+    append_passed(&record, old_directory, Name::User(old), from)?;
     // SAFETY: as above.
     let to = unsafe { (&raw mut (*body).new_base, &raw mut (*body).new_name) };
-    append_passed(&mut record, call.task, new_directory, Name::User(new), to)?;
+    append_passed(&record, new_directory, Name::User(new), to)?;
     record.submit(Ring::File)
 }
 
@@ -388,9 +334,8 @@ fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -
     if was_nonsense(call) {
         return Ok(());
     }
-    let mut record = Record::<PathChange>::of_syscall()?;
-    // SAFETY: the header lies in scratch memory.
-    unsafe { call.describe(kind, record.header()) };
+    let record = Record::<PathChange>::new(place::SYSCALL)?;
+    call.describe(kind, &record);
     let body = record.body();
     // SAFETY: the body lies in scratch memory.
     unsafe {
@@ -402,7 +347,7 @@ fn one_path(call: &Call, kind: Kind, directory: i32, name: u64, argument: u32) -
     }
     // SAFETY: as above.
     let members = unsafe { (&raw mut (*body).base, &raw mut (*body).name) };
-    append_passed(&mut record, call.task, directory, Name::User(name), members)?;
+    append_passed(&record, directory, Name::User(name), members)?;
     record.submit(Ring::File)
 }
 
@@ -412,9 +357,8 @@ fn chmod_descriptor(call: &Call) -> Result<(), Loss> {
         return Ok(());
     }
     let file = call.task.file(call.first() as u32)?;
-    let mut record = Record::<PathChange>::of_syscall()?;
-    // SAFETY: the header lies in scratch memory.
-    unsafe { call.describe(Kind::Chmod, record.header()) };
+    let record = Record::<PathChange>::new(place::SYSCALL)?;
+    call.describe(Kind::Chmod, &record);
     let body = record.body();
     let fixed = PathChange {
         result: call.result as i32,
@@ -424,9 +368,7 @@ fn chmod_descriptor(call: &Call) -> Result<(), Loss> {
     // SAFETY: the body lies in scratch memory.
     unsafe { body.write(fixed) };
     // SAFETY: as above.
-    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
-        &raw mut (*body).base
-    })?;
+    path::append(&record, file.mount()?, file.dentry()?, unsafe { &raw mut (*body).base })?;
     record.submit(Ring::File)
 }
 
@@ -436,14 +378,13 @@ pub(crate) fn chdir(call: &Call) -> Result<(), Loss> {
     if call.result != 0 {
         return Ok(());
     }
-    let mut record = Record::<Chdir>::of_syscall()?;
-    // SAFETY: the header lies in scratch memory.
-    unsafe { call.describe(Kind::Chdir, record.header()) };
+    let record = Record::<Chdir>::new(place::SYSCALL)?;
+    call.describe(Kind::Chdir, &record);
     let body = record.body();
     // SAFETY: the body lies in scratch memory.
     unsafe { body.write(Chdir::default()) };
     let (mount, dentry) = call.task.cwd();
     // SAFETY: as above.
-    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).path })?;
+    path::append(&record, mount, dentry, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::Process)
 }

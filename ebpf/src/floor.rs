@@ -12,6 +12,8 @@
     reason = "the program macros pass the context by value"
 )]
 
+mod object;
+
 use aya_ebpf::{
     helpers::{bpf_get_current_uid_gid, bpf_ktime_get_ns},
     macros::{btf_tracepoint, fentry, fexit, lsm, map, tracepoint},
@@ -143,17 +145,6 @@ pub fn empty_perf(_ctx: TracePointContext) -> u32 {
 pub fn empty_lsm(_ctx: LsmContext) -> i32 {
     0
 }
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// As of the programs that the agent loads.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -3,7 +3,11 @@
 //! A pointer whose BTF type the verifier knows (tracepoint arguments, the current task, and what they point to) is
 //! loaded from directly, which is nearly free; any other costs a helper call of some 25 ns.
 
-use crate::{SETTINGS, constant, offset};
+use crate::{
+    SETTINGS, constant,
+    emit::{Buffer, Record},
+    offset,
+};
 use aya_ebpf::{
     helpers::generated::{
         bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
@@ -58,6 +62,19 @@ pub(crate) fn read<T: Copy>(address: u64, offset: usize) -> Result<T, Loss> {
     }
     // SAFETY: the helper succeeded.
     Ok(unsafe { value.assume_init() })
+}
+
+/// Reads from any kernel address to where it is wanted: an array that is passed on goes through as many registers as it
+/// has bytes, and these through the stack.
+///
+/// # Safety
+/// `to` must be valid for writes.
+#[inline(always)]
+pub(crate) unsafe fn read_to<T: Copy>(to: *mut T, address: u64, offset: usize) -> Result<(), Loss> {
+    let source = (address as *const u8).wrapping_add(offset);
+    // SAFETY: the helper checks the source address; the caller vouches for `to`.
+    let status = unsafe { bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, source.cast()) };
+    if status < 0 { Err(Loss::ReadFailed) } else { Ok(()) }
 }
 
 /// A task of known BTF type.
@@ -195,12 +212,13 @@ impl Task {
         const THREAD_GROUP: usize = 1;
         const GROUP: usize = 2;
         const SESSION: usize = 3;
-        let of = |task: Self, which: usize| read::<u64>(task.signal() as u64, offset!(signal_pids) + 8 * which);
-        let pid = of(self, THREAD_GROUP)?;
-        let group = of(self, GROUP)?;
-        let session = of(self, SESSION)?;
+        let of = |signal: u64, which: usize| read::<u64>(signal, offset!(signal_pids) + 8 * which);
+        let signal = self.signal() as u64;
+        let pid = of(signal, THREAD_GROUP)?;
+        let group = of(signal, GROUP)?;
+        let session = of(signal, SESSION)?;
         let level: u32 = read(pid, offset!(pid_level))?;
-        let parent = of(Self(self.get(offset!(task_real_parent))), THREAD_GROUP)?;
+        let parent = of(Self(self.get(offset!(task_real_parent))).signal() as u64, THREAD_GROUP)?;
         Ok(Ids {
             session: number(session, 0)?,
             group: number(group, 0)?,
@@ -211,9 +229,9 @@ impl Task {
         })
     }
 
-    /// Its thread group and thread, as its own pid namespace numbers them.
+    /// Its thread group, as its own pid namespace numbers it.
     #[inline(always)]
-    pub(crate) fn own_numbers(self) -> Result<u32, Loss> {
+    pub(crate) fn own_number(self) -> Result<u32, Loss> {
         let pid: u64 = read(self.signal() as u64, offset!(signal_pids) + 8)?;
         number(pid, read(pid, offset!(pid_level))?)
     }
@@ -310,7 +328,7 @@ impl Task {
     /// # Safety
     /// `header` must be valid for writes.
     #[inline(always)]
-    pub(crate) unsafe fn describe(self, kind: Kind, header: *mut Header) {
+    pub(crate) unsafe fn describe(self, kind: u32, header: *mut Header) {
         let cred: *const u8 = self.get(offset!(task_cred));
         let login = offset!(task_login_uid);
         // SAFETY: the caller vouches for `header`; `cred` has a known BTF type; the helpers have no preconditions.
@@ -340,6 +358,23 @@ impl Task {
             (*header).comm = self.get::<[u8; COMM_BYTES]>(offset!(task_comm));
         }
     }
+}
+
+/// Fills the header of a record in scratch memory, `shift` bytes behind its beginning, as for the current task.
+///
+/// A global function, which the verifier looks at once for each program and not on each of its ways: to it a pointer that
+/// leads from a task costs up to a millisecond each time (6.4 to 7.x look a type up by its name among all).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn describe_current(place: u32, shift: u32, kind: u32) -> u32 {
+    let Some(buffer) = Buffer::at(place, shift) else {
+        return 1;
+    };
+    // SAFETY: the fixed part of scratch memory is followed by more than a header.
+    let header = unsafe { buffer.header().cast::<u8>().add(buffer.fixed() as usize) }.cast();
+    // SAFETY: as above.
+    unsafe { Task::current().describe(kind, header) };
+    0
 }
 
 /// What such a file is called where it is anonymous, its NUL included.
@@ -598,17 +633,11 @@ impl Call {
     }
 
     /// Fills a record's header.
-    ///
-    /// # Safety
-    /// `header` must be valid for writes.
     #[inline(always)]
-    pub(crate) unsafe fn describe(&self, kind: Kind, header: *mut Header) {
-        // SAFETY: the caller vouches for `header`.
-        unsafe { self.task.describe(kind, header) };
-        let compat = if self.compat { flags::COMPAT } else { 0 };
-        // SAFETY: as above.
-        unsafe { (*header).flags |= compat };
-        // SAFETY: as above.
-        unsafe { (*header).syscall = self.number() };
+    pub(crate) fn describe<B>(&self, kind: Kind, record: &Record<B>) {
+        record.describe(kind);
+        record.flag(if self.compat { flags::COMPAT } else { 0 });
+        // SAFETY: the header lies in scratch memory.
+        unsafe { (*record.header()).syscall = self.number() };
     }
 }

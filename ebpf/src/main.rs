@@ -29,6 +29,7 @@ mod demand;
 mod emit;
 mod file;
 mod kernel;
+mod object;
 mod path;
 mod process;
 mod resolved;
@@ -303,7 +304,7 @@ pub fn io_submit(ctx: BtfTracePointContext) -> i32 {
 /// Reports what io_uring opens.
 #[lsm(hook = "file_open")]
 pub fn lsm_file_open(ctx: LsmContext) -> i32 {
-    emit::alone(|memory, at| resolved::open(memory, at, ctx.arg(0)))
+    emit::alone(|at| resolved::open(at, ctx.arg(0)))
 }
 
 /// Programs on LSM hooks that tell what paths lead to: an entry of a directory, two, or a path.
@@ -312,7 +313,7 @@ macro_rules! before_the_kernel_acts {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name($ctx: LsmContext) -> i32 {
-            emit::alone(|memory, at| resolved::report(memory, at, $first, before_the_kernel_acts!(@second $($second)?)))
+            emit::alone(|at| resolved::report(at, $first, before_the_kernel_acts!(@second $($second)?)))
         }
     )*};
     (@second $second:expr) => { Some($second) };
@@ -373,17 +374,6 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
 pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     emit::finish(&ctx, process::exit(&ctx))
 }
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// The kernel lets only GPL-compatible programs use the helpers these need; Apache-2.0 text, dual-licensed for it.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -2,7 +2,7 @@
 
 use crate::{
     SCOPE, SETTINGS, agent, constant,
-    emit::{self, Record, count, cut},
+    emit::{self, Buffer, Record, count, cut, place},
     in_scope,
     kernel::{File, Inode, Task, follow, load},
     offset, path, socket, wanted,
@@ -43,9 +43,8 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         return Ok(());
     }
     let bprm: *const u8 = ctx.arg(2);
-    let mut record = Record::<Exec>::of_exec()?;
-    // SAFETY: the header lies in scratch memory.
-    unsafe { task.describe(Kind::Exec, record.header()) };
+    let record = Record::<Exec>::new(place::EXEC)?;
+    record.describe(Kind::Exec);
 
     let body = record.body();
     // SAFETY: `bprm` is the tracepoint's `struct linux_binprm *`.
@@ -90,12 +89,12 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     }
 
     // SAFETY: as above; and for the members below.
-    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
+    path::append(&record, file.mount()?, file.dentry()?, unsafe {
         &raw mut (*body).executable
     })?;
     let (mount, dentry) = task.cwd();
     // SAFETY: as above.
-    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).cwd })?;
+    path::append(&record, mount, dentry, unsafe { &raw mut (*body).cwd })?;
     record.begin();
     // SAFETY: `bprm` as above.
     record.kernel_string(unsafe { load(bprm, offset!(bprm_filename)) }, 1024);
@@ -107,7 +106,7 @@ pub(crate) fn exec(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     // SAFETY: as above.
     record.end(unsafe { &raw mut (*body).interpreter });
     record.begin();
-    append_env(&mut record, task);
+    append_env(&record, task);
     // SAFETY: as above.
     record.end(unsafe { &raw mut (*body).env });
 
@@ -176,40 +175,60 @@ fn describe_stdio(file: File, stdio: &mut Stdio) -> Result<(), Loss> {
 
 /// Appends the allow-listed variables. Each is read alone, so that the others never leave the kernel.
 #[inline(always)]
-fn append_env(record: &mut Record<Exec>, task: Task) {
+fn append_env(record: &Record<Exec>, task: Task) {
     let memory = task.memory();
     let mut at: u64 = follow(memory, offset!(mm_env_start));
     let end: u64 = follow(memory, offset!(mm_env_end));
-    let Some(variable) = VARIABLE.get_ptr_mut(0) else {
-        return;
-    };
     for _ in 0..ENV_SCANNED_MAX {
         if at >= end {
             return;
         }
-        // SAFETY: `variable` has that many bytes; the helper checks the source.
-        let read = unsafe { bpf_probe_read_user_str(variable.cast(), ENV_VALUE_BYTES_MAX as u32, at as *const _) };
-        if read <= 0 {
-            record.flag(flags::FAULT);
-            return;
-        }
-        // SAFETY: a valid per-CPU value.
-        let continued = unsafe { read_volatile(&raw const (*variable).continued) };
-        if continued == 0 && is_listed(variable) {
-            if record.part_len() >= (ENV_BYTES_MAX - ENV_VALUE_BYTES_MAX) as u32 {
-                break;
+        match append_variable(record.fixed(), at) {
+            variable::FAULT => {
+                record.flag(flags::FAULT);
+                return;
             }
-            record.user_string(at, ENV_VALUE_BYTES_MAX as u32);
+            variable::NO_ROOM => break,
+            read => at += read,
         }
-        let full = read as usize == ENV_VALUE_BYTES_MAX;
-        if full {
-            record.flag(flags::ENV_CUT);
-        }
-        // SAFETY: a valid per-CPU value.
-        unsafe { write_volatile(&raw mut (*variable).continued, u64::from(full)) };
-        at += read as u64;
     }
     cut(record, flags::ENV_CUT);
+}
+
+/// What [`append_variable`] yields, if not how many bytes the variable has.
+mod variable {
+    pub(super) const FAULT: u64 = 0;
+    pub(super) const NO_ROOM: u64 = u64::MAX;
+}
+
+/// Reads one variable and appends it if it is listed. A global function, which the verifier looks at once and not in each
+/// turn of the loop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_variable(fixed: u32, at: u64) -> u64 {
+    let (Some(variable), Some(buffer)) = (VARIABLE.get_ptr_mut(0), Buffer::at(place::EXEC, fixed)) else {
+        return variable::NO_ROOM;
+    };
+    // SAFETY: `variable` has that many bytes; the helper checks the source.
+    let read = unsafe { bpf_probe_read_user_str(variable.cast(), ENV_VALUE_BYTES_MAX as u32, at as *const _) };
+    if read <= 0 {
+        return variable::FAULT;
+    }
+    // SAFETY: a valid per-CPU value.
+    let continued = unsafe { read_volatile(&raw const (*variable).continued) };
+    if continued == 0 && is_listed(variable) {
+        if buffer.part_len() >= (ENV_BYTES_MAX - ENV_VALUE_BYTES_MAX) as u32 {
+            return variable::NO_ROOM;
+        }
+        buffer.user_string(at, ENV_VALUE_BYTES_MAX as u32);
+    }
+    let full = read as usize == ENV_VALUE_BYTES_MAX;
+    if full {
+        buffer.flag(flags::ENV_CUT);
+    }
+    // SAFETY: a valid per-CPU value.
+    unsafe { write_volatile(&raw mut (*variable).continued, u64::from(full)) };
+    read as u64
 }
 
 /// Whether a name is allow-listed: by its first four bytes, then by those names that begin so.
@@ -267,7 +286,7 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         },
     };
     // SAFETY: the header is ours.
-    unsafe { parent.describe(Kind::Fork, &raw mut record.header) };
+    unsafe { parent.describe(Kind::Fork as u32, &raw mut record.header) };
     // SAFETY: the record begins with a header, and both parts are free of padding by construction.
     unsafe { emit::submit(Ring::Process, &mut record) }
 }
@@ -303,7 +322,7 @@ pub(crate) fn exit(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         },
     };
     // SAFETY: the header is ours.
-    unsafe { task.describe(Kind::Exit, &raw mut record.header) };
+    unsafe { task.describe(Kind::Exit as u32, &raw mut record.header) };
     // SAFETY: as for `ForkRecord`.
     unsafe { emit::submit(Ring::Process, &mut record) }
 }

@@ -2,12 +2,11 @@
 //! thread nor a symbolic link can make the record tell of another file.
 
 use crate::{
-    emit::{Record, Scratch},
+    emit::Record,
     file,
     kernel::{File, Task, read},
     offset, path, wanted,
 };
-use aya_ebpf::maps::PerCpuArray;
 use staghound_ebpf::{Action, Kind, Loss, Open, Resolved, Ring, flags};
 
 /// A path: `struct vfsmount *` and `struct dentry *`.
@@ -41,36 +40,30 @@ fn completes_a_record(task: Task) -> bool {
 
 /// Reports one place, or two.
 #[inline(always)]
-pub(crate) fn report(
-    memory: &PerCpuArray<Scratch>,
-    at: u32,
-    first: Result<Place, Loss>,
-    second: Option<Result<Place, Loss>>,
-) -> Result<(), Loss> {
+pub(crate) fn report(at: u32, first: Result<Place, Loss>, second: Option<Result<Place, Loss>>) -> Result<(), Loss> {
     let task = Task::current();
     if !wanted(task.pid()) || !completes_a_record(task) {
         return Ok(());
     }
-    let mut record = Record::<Resolved>::in_scratch(memory, at)?;
-    // SAFETY: header and body lie in scratch memory.
-    unsafe { task.describe(Kind::Resolved, record.header()) };
+    let record = Record::<Resolved>::new(at)?;
+    record.describe(Kind::Resolved);
     let body = record.body();
     // SAFETY: as above.
     unsafe { body.write(Resolved::default()) };
     let (mount, dentry) = first?;
     // SAFETY: as above.
-    path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).path })?;
+    path::append(&record, mount, dentry, unsafe { &raw mut (*body).path })?;
     if let Some(second) = second {
         let (mount, dentry) = second?;
         // SAFETY: as above.
-        path::append(&mut record, mount, dentry, unsafe { &raw mut (*body).new_path })?;
+        path::append(&record, mount, dentry, unsafe { &raw mut (*body).new_path })?;
     }
     record.submit(Ring::File)
 }
 
 /// `file_open(file)`, for what io_uring opens: no call ends that would show it.
 #[inline(always)]
-pub(crate) fn open(memory: &PerCpuArray<Scratch>, at: u32, file: *const u8) -> Result<(), Loss> {
+pub(crate) fn open(at: u32, file: *const u8) -> Result<(), Loss> {
     let task = Task::current();
     let by_io_uring = task.is_io_worker()
         || task
@@ -80,17 +73,14 @@ pub(crate) fn open(memory: &PerCpuArray<Scratch>, at: u32, file: *const u8) -> R
         return Ok(());
     }
     let file = File::at(file as u64);
-    let mut record = Record::<Open>::in_scratch(memory, at)?;
+    let record = Record::<Open>::new(at)?;
     if !file::describe_open(&record, task, file)? {
         return Ok(());
     }
-    // SAFETY: the header lies in scratch memory.
-    unsafe { task.describe(Kind::Open, record.header()) };
+    record.describe(Kind::Open);
     record.flag(flags::IO_URING | flags::RESULT_UNKNOWN);
     let body = record.body();
     // SAFETY: the body lies in scratch memory.
-    path::append(&mut record, file.mount()?, file.dentry()?, unsafe {
-        &raw mut (*body).path
-    })?;
+    path::append(&record, file.mount()?, file.dentry()?, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::File)
 }

@@ -2,10 +2,11 @@
 
 use crate::{
     SHAPES,
-    emit::Record,
-    file::{self, CWD, Key, Name, ROOT, Recent},
+    emit::{Record, place},
+    file::{self, Key, Recent},
     kernel::Call,
-    path, socket,
+    path::{self, CWD, Name, ROOT},
+    socket,
 };
 use core::ptr::read_volatile;
 use staghound_ebpf::{Action, Call as Body, Kind, Loss, Ring, SHAPES_MAX, Shape, Span, TEXT_BYTES_MAX, Wanted, flags};
@@ -22,7 +23,7 @@ pub(crate) fn record(call: &Call) -> Result<(), Loss> {
     }
     // SAFETY: the index is below the length of the table.
     let shape = unsafe { read_volatile((&raw const SHAPES.shapes).cast::<Shape>().add(index)) };
-    let mut record = Record::<Body>::of_syscall()?;
+    let record = Record::<Body>::new(place::SYSCALL)?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
     *body = Body {
@@ -41,12 +42,11 @@ pub(crate) fn record(call: &Call) -> Result<(), Loss> {
         Recent::Reported => return Ok(()),
         Recent::Due(suppressed) => body.suppressed = suppressed,
     }
-    // SAFETY: as above.
-    unsafe { call.describe(Kind::Call, record.header()) };
+    call.describe(Kind::Call, &record);
     if shape.descriptor != 0 {
         let member = &raw mut body.object;
         append_object(
-            &mut record,
+            &record,
             call,
             argument(body, shape.descriptor) as u32,
             Some(body),
@@ -55,24 +55,18 @@ pub(crate) fn record(call: &Call) -> Result<(), Loss> {
     }
     if shape.new_descriptor != 0 {
         let member = &raw mut body.new_object;
-        append_object(
-            &mut record,
-            call,
-            argument(body, shape.new_descriptor) as u32,
-            None,
-            member,
-        )?;
+        append_object(&record, call, argument(body, shape.new_descriptor) as u32, None, member)?;
     }
     if shape.path != 0 {
         let members = (&raw mut body.base, &raw mut body.name);
-        append_path(&mut record, call, (shape.directory, shape.path), members)?;
+        append_path(&record, call, (shape.directory, shape.path), members)?;
     }
     if shape.new_path != 0 {
         let members = (&raw mut body.new_base, &raw mut body.new_name);
-        append_path(&mut record, call, (shape.new_directory, shape.new_path), members)?;
+        append_path(&record, call, (shape.new_directory, shape.new_path), members)?;
     }
     if shape.text != 0 {
-        append_text(&mut record, argument(body, shape.text), &raw mut body.text);
+        append_text(&record, argument(body, shape.text), &raw mut body.text);
     }
     if shape.more & Shape::BYTES != 0 {
         let which = shape.more & (Shape::BYTES - 1);
@@ -93,7 +87,7 @@ pub(crate) fn record(call: &Call) -> Result<(), Loss> {
         }
         record.end(&raw mut body.more);
     } else if shape.more != 0 {
-        append_text(&mut record, argument(body, shape.more), &raw mut body.more);
+        append_text(&record, argument(body, shape.more), &raw mut body.more);
     }
     record.submit(if shape.file == 0 { Ring::Process } else { Ring::File })
 }
@@ -110,7 +104,7 @@ fn argument(body: &Body, number: u8) -> u64 {
 }
 
 #[inline(always)]
-fn append_text(record: &mut Record<Body>, address: u64, member: *mut Span) {
+fn append_text(record: &Record<Body>, address: u64, member: *mut Span) {
     record.begin();
     // A null or bad address carries no text; what the call returned says what the kernel made of it.
     if address != 0 {
@@ -121,7 +115,7 @@ fn append_text(record: &mut Record<Body>, address: u64, member: *mut Span) {
 
 #[inline(always)]
 fn append_path(
-    record: &mut Record<Body>,
+    record: &Record<Body>,
     call: &Call,
     (directory, path): (u8, u8),
     members: (*mut Span, *mut Span),
@@ -139,13 +133,13 @@ fn append_path(
         argument(body, directory) as i32
     };
     let name = Name::User(address);
-    file::append_passed(record, call.task, directory, name, members)
+    path::append_passed(record, directory, name, members)
 }
 
 /// Appends the path of an open file, and tells of its inode where asked.
 #[inline(always)]
 fn append_object(
-    record: &mut Record<Body>,
+    record: &Record<Body>,
     call: &Call,
     descriptor: u32,
     body: Option<&mut Body>,
@@ -180,7 +174,7 @@ fn wanted(call: &Call, shape: &Shape, body: &Body) -> Result<Recent, Loss> {
     }
     if which == Wanted::SignalToOther as u32 {
         // Signal 0 only asks whether somebody is there. What a runtime sends to its own threads is its own affair.
-        let own = call.task.own_numbers()?;
+        let own = call.task.own_number()?;
         return if narrow(second) == 0 || first as u32 == own || first as u32 == call.task.tid() {
             NO
         } else {
@@ -194,53 +188,51 @@ fn wanted(call: &Call, shape: &Shape, body: &Body) -> Result<Recent, Loss> {
             NO
         };
     }
-    if call.result < 0 {
-        // The kernel refused. Of what goes on all the time that is no news.
-        let told = which == Wanted::Bpf as u32 && is_telling(narrow(first))
-            || which == Wanted::SocketUnusual as u32 && is_unusual(narrow(first), narrow(second), narrow(third))
-            || which == Wanted::Ioctl as u32 && is_telling_ioctl(narrow(second))
-            || which == Wanted::Repeated as u32;
-        return if told { repeated(call, first, second) } else { NO };
-    }
-    let yes = if which == Wanted::Succeeded as u32 {
-        true
-    } else if which == Wanted::MapWritableExecutable as u32 {
+    /// `F_DUPFD`, `F_DUPFD_CLOEXEC`.
+    const DUPLICATE: [u64; 2] = [0, 1030];
+    let asked = if which == Wanted::MapWritableExecutable as u32 {
         third & 6 == 6
     } else if which == Wanted::ProtectExecutable as u32 {
-        return if third & 4 != 0 { repeated(call, third, 0) } else { NO };
+        third & 4 != 0
     } else if which == Wanted::Prctl as u32 {
         is_telling_prctl(narrow(first))
     } else if which == Wanted::Bpf as u32 {
-        return if is_telling(narrow(first)) {
-            repeated(call, first, third)
-        } else {
-            NO
-        };
+        is_telling(narrow(first))
     } else if which == Wanted::Ioctl as u32 {
         is_telling_ioctl(narrow(second))
     } else if which == Wanted::SocketUnusual as u32 {
         is_unusual(narrow(first), narrow(second), narrow(third))
-    } else if which == Wanted::SocketOntoStdio as u32 {
-        return socket_onto_stdio(call);
     } else if which == Wanted::FcntlSocketOntoStdio as u32 {
-        /// `F_DUPFD`, `F_DUPFD_CLOEXEC`.
-        const DUPLICATE: [u64; 2] = [0, 1030];
-        if narrow(second) != DUPLICATE[0] && narrow(second) != DUPLICATE[1] {
-            return NO;
-        }
-        return socket_onto_stdio(call);
+        narrow(second) == DUPLICATE[0] || narrow(second) == DUPLICATE[1]
     } else if which == Wanted::Moved as u32 {
-        return if call.result > 0 {
-            repeated(call, first, second ^ third.rotate_left(32))
-        } else {
-            NO
-        };
-    } else if which == Wanted::Repeated as u32 {
-        return repeated(call, first, 0);
+        call.result > 0
     } else {
         true
     };
-    if yes { YES } else { NO }
+    if !asked {
+        return NO;
+    }
+    if call.result < 0 {
+        // The kernel refused. Of what goes on all the time that is no news.
+        let told = which == Wanted::Bpf as u32
+            || which == Wanted::SocketUnusual as u32
+            || which == Wanted::Ioctl as u32
+            || which == Wanted::Repeated as u32;
+        return if told { repeated(call, first, second) } else { NO };
+    }
+    if which == Wanted::ProtectExecutable as u32 {
+        repeated(call, third, 0)
+    } else if which == Wanted::Bpf as u32 {
+        repeated(call, first, third)
+    } else if which == Wanted::Moved as u32 {
+        repeated(call, first, second ^ third.rotate_left(32))
+    } else if which == Wanted::Repeated as u32 {
+        repeated(call, first, 0)
+    } else if which == Wanted::SocketOntoStdio as u32 || which == Wanted::FcntlSocketOntoStdio as u32 {
+        socket_onto_stdio(call)
+    } else {
+        YES
+    }
 }
 
 /// Of equal calls the first is recorded, the others within a second are counted.

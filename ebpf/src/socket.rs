@@ -3,10 +3,10 @@
 
 use crate::{
     SETTINGS, constant,
-    emit::{self, Record},
+    emit::{self, Buffer, Record, place},
     file::{self, Key, Recent},
     is_current,
-    kernel::{Call, File, Task, read},
+    kernel::{Call, File, Task, read, read_to},
     offset, shaped, wanted,
 };
 use aya_ebpf::{
@@ -18,6 +18,7 @@ use aya_ebpf::{
 };
 use core::{mem::MaybeUninit, ptr::read_volatile};
 use staghound_ebpf::{ABSENT, Action, Ended, Ends, Header, Kind, Loss, PAYLOAD_BYTES_MAX, Ring, Socket, flags};
+use zerocopy::FromZeros as _;
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -65,18 +66,30 @@ pub(crate) fn of_file(file: File) -> Result<Option<u64>, Loss> {
 pub(crate) fn ends(sock: u64, ends: &mut Ends) -> Result<(), Loss> {
     ends.family = read(sock, offset!(sock_family))?;
     ends.protocol = read(sock, offset!(sock_protocol))?;
-    if ends.family == AF_INET {
-        put_v4(&mut ends.local, read(sock, offset!(sock_local_v4))?);
-        put_v4(&mut ends.remote, read(sock, offset!(sock_remote_v4))?);
-    } else if ends.family == AF_INET6 && offset!(sock_remote_v6) != ABSENT as usize {
-        ends.local = read(sock, offset!(sock_local_v6))?;
-        ends.remote = read(sock, offset!(sock_remote_v6))?;
-    } else {
-        return Ok(());
-    }
-    ends.local_port = read(sock, offset!(sock_local_port))?;
-    ends.remote_port = u16::from_be(read(sock, offset!(sock_remote_port))?);
+    (ends.local_port, ends.remote_port) = addresses(sock, ends.family, &raw mut ends.local, &raw mut ends.remote)?;
     Ok(())
+}
+
+/// Writes down the addresses of a socket, and yields its ports; nothing of any but those of the internet.
+#[inline(always)]
+fn addresses(sock: u64, family: u16, local: *mut [u8; 16], remote: *mut [u8; 16]) -> Result<(u16, u16), Loss> {
+    // SAFETY: both callers hand in members of what they fill.
+    let put = |to: *mut [u8; 16], at: usize| unsafe { read_to(to, sock, at) };
+    // SAFETY: as above.
+    let put_v4 = |to: *mut [u8; 16], at: usize| unsafe { read_to(to.cast::<[u8; 4]>(), sock, at) };
+    if family == AF_INET {
+        put_v4(local, offset!(sock_local_v4))?;
+        put_v4(remote, offset!(sock_remote_v4))?;
+    } else if family == AF_INET6 && offset!(sock_remote_v6) != ABSENT as usize {
+        put(local, offset!(sock_local_v6))?;
+        put(remote, offset!(sock_remote_v6))?;
+    } else {
+        return Ok((0, 0));
+    }
+    Ok((
+        read(sock, offset!(sock_local_port))?,
+        u16::from_be(read(sock, offset!(sock_remote_port))?),
+    ))
 }
 
 #[inline(always)]
@@ -89,20 +102,37 @@ fn put_v4(to: &mut [u8; 16], from: [u8; 4]) {
 
 /// Fills the body of a record from the socket.
 #[inline(always)]
-pub(crate) fn describe(sock: u64, body: &mut Socket) -> Result<(), Loss> {
-    let mut both = Ends::default();
-    ends(sock, &mut both)?;
-    *body = Socket {
-        local: both.local,
-        remote: both.remote,
-        local_port: both.local_port,
-        remote_port: both.remote_port,
-        family: both.family,
-        protocol: both.protocol,
-        identity: sock,
-        socket_type: u32::from(read::<u16>(sock, offset!(sock_type))?),
-        ..Socket::default()
-    };
+pub(crate) fn describe(sock: u64, record: &Record<Socket>) -> Result<(), Loss> {
+    match describe_socket(record.place(), sock) {
+        0 => Ok(()),
+        _ => Err(Loss::ReadFailed),
+    }
+}
+
+/// A global function, as `path::append_path` is; yields 1 when something could not be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn describe_socket(place: u32, sock: u64) -> u32 {
+    let Some(body) = body_at(place) else { return 1 };
+    u32::from(read_socket(sock, body).is_err())
+}
+
+/// The body of the record in this place.
+#[inline(always)]
+fn body_at(place: u32) -> Option<&'static mut Socket> {
+    let buffer = Buffer::at(place, 0)?;
+    // SAFETY: a header and such a body lie in the fixed part of scratch memory, which one program uses at a time.
+    Some(unsafe { &mut *buffer.header().add(1).cast() })
+}
+
+#[inline(always)]
+fn read_socket(sock: u64, body: &mut Socket) -> Result<(), Loss> {
+    body.zero();
+    body.family = read(sock, offset!(sock_family))?;
+    body.protocol = read(sock, offset!(sock_protocol))?;
+    (body.local_port, body.remote_port) = addresses(sock, body.family, &raw mut body.local, &raw mut body.remote)?;
+    body.identity = sock;
+    body.socket_type = u32::from(read::<u16>(sock, offset!(sock_type))?);
     Ok(())
 }
 
@@ -127,13 +157,31 @@ impl Memory {
 
 /// Takes the remote end from the address that the process passed; false when it is none of ours.
 #[inline(always)]
-fn take_passed(address: u64, body: &mut Socket) -> bool {
-    take_address(address, Memory::User, body)
+fn take_passed(address: u64, record: &Record<Socket>) -> bool {
+    take_address(address, Memory::User, record)
 }
 
 /// The same of an address in anybody's memory.
 #[inline(always)]
-fn take_address(address: u64, memory: Memory, body: &mut Socket) -> bool {
+fn take_address(address: u64, memory: Memory, record: &Record<Socket>) -> bool {
+    take_remote(record.place(), address, memory as u32) != 0
+}
+
+/// A global function, likewise; yields 0 when the address is none of ours.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn take_remote(place: u32, address: u64, memory: u32) -> u32 {
+    let Some(body) = body_at(place) else { return 0 };
+    let memory = if memory == Memory::User as u32 {
+        Memory::User
+    } else {
+        Memory::Kernel
+    };
+    u32::from(read_remote(address, memory, body))
+}
+
+#[inline(always)]
+fn read_remote(address: u64, memory: Memory, body: &mut Socket) -> bool {
     // `struct sockaddr_in`: family, port, address; `struct sockaddr_in6`: family, port, flow, address.
     let Some(head) = memory.read::<[u8; 8]>(address) else {
         return false;
@@ -229,7 +277,7 @@ fn make(call: &Call, request: &Request) -> Result<(), Loss> {
     if call.result < 0 || !shaped::is_unusual(family, socket_type, protocol) {
         return Ok(());
     }
-    let record = Record::<staghound_ebpf::Call>::of_syscall()?;
+    let record = Record::<staghound_ebpf::Call>::new(place::SYSCALL)?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     unsafe {
         record.body().write(staghound_ebpf::Call {
@@ -238,8 +286,7 @@ fn make(call: &Call, request: &Request) -> Result<(), Loss> {
             ..staghound_ebpf::Call::default()
         });
     }
-    // SAFETY: as above.
-    unsafe { call.describe(Kind::Call, record.header()) };
+    call.describe(Kind::Call, &record);
     // SAFETY: as above.
     unsafe { (*record.header()).syscall = SOCKET };
     record.submit(Ring::Process)
@@ -276,33 +323,32 @@ pub(crate) fn state(call: &Call) -> Result<(), Loss> {
     let Some(sock) = of_file(call.task.file(descriptor)?)? else {
         return Ok(());
     };
-    let record = Record::<Socket>::of_syscall()?;
+    let record = Record::<Socket>::new(place::SYSCALL)?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    describe(sock, body)?;
+    describe(sock, &record)?;
     body.result = call.result as i32;
     body.descriptor = descriptor;
     let opens = action == Action::Accept as u32 || connect && (call.result >= 0 || call.result == EINPROGRESS);
     if opens && body.protocol == IPPROTO_TCP {
         keep_scoped(sock)?;
     }
-    // SAFETY: as above.
-    unsafe { call.describe(kind, record.header()) };
+    call.describe(kind, &record);
     finish_state(record, connect, call.result, &request)
 }
 
 #[inline(always)]
-fn finish_state(mut record: Record<Socket>, connect: bool, result: i64, request: &Request) -> Result<(), Loss> {
+fn finish_state(record: Record<Socket>, connect: bool, result: i64, request: &Request) -> Result<(), Loss> {
     // SAFETY: as in `state`.
     let body = unsafe { &mut *record.body() };
     if body.family == AF_UNIX {
         if !connect {
             return Ok(());
         }
-        append_passed(&mut record, request.args[1], request.args[2])?;
+        append_passed(&record, request.args[1], request.args[2])?;
     } else if body.family != AF_INET && body.family != AF_INET6 {
         return Ok(());
-    } else if connect && result < 0 && result != EINPROGRESS && take_passed(request.args[1], body) {
+    } else if connect && result < 0 && result != EINPROGRESS && take_passed(request.args[1], &record) {
         // A failed connect leaves no remote end in the socket.
         record.flag(flags::ADDRESS_PASSED);
     }
@@ -320,7 +366,7 @@ fn tell_refused(sock: u64) -> Result<(), Loss> {
     if i32::from(read::<u8>(sock, offset!(sock_state))?) != TCP_CLOSE {
         return Ok(());
     }
-    let record = Record::<Ended>::of_syscall()?;
+    let record = Record::<Ended>::new(place::SYSCALL)?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
     *body = Ended::default();
@@ -328,18 +374,17 @@ fn tell_refused(sock: u64) -> Result<(), Loss> {
     body.socket = sock;
     body.error = read(sock, offset!(sock_error))?;
     body.unanswered = 1;
-    // SAFETY: as above.
-    unsafe { Task::current().describe(Kind::Ended, record.header()) };
+    record.describe(Kind::Ended);
     record.submit(Ring::Process)
 }
 
 /// Takes the remote end from the address that the process passed, of a UNIX socket its name.
 #[inline(always)]
-pub(crate) fn append_passed(record: &mut Record<Socket>, address: u64, len: u64) -> Result<(), Loss> {
+pub(crate) fn append_passed(record: &Record<Socket>, address: u64, len: u64) -> Result<(), Loss> {
     // SAFETY: the body lies in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
     if body.family != AF_UNIX {
-        take_passed(address, body);
+        take_passed(address, record);
         return Ok(());
     }
     // `struct sockaddr_un`: family, then up to 108 bytes of path.
@@ -446,7 +491,7 @@ fn send_as(call: &Call, request: &Request) -> Result<(), Loss> {
         return Ok(());
     }
     match of_file(call.task.file(request.args[0] as u32)?)? {
-        Some(sock) => sent(call, request, sock, Record::of_syscall()?),
+        Some(sock) => sent(call, request, sock, Record::new(place::SYSCALL)?),
         None => Ok(()),
     }
 }
@@ -460,25 +505,24 @@ fn may_tell_sent(body: &Socket) -> bool {
 }
 
 #[inline(always)]
-fn sent(call: &Call, request: &Request, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
+fn sent(call: &Call, request: &Request, sock: u64, record: Record<Socket>) -> Result<(), Loss> {
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    describe(sock, body)?;
+    describe(sock, &record)?;
     body.result = call.result as i32;
     body.descriptor = request.args[0] as u32;
     let peer_port = body.remote_port;
     if !may_tell_sent(body) {
         return Ok(());
     }
-    // SAFETY: as above.
-    unsafe { call.describe(Kind::Send, record.header()) };
+    call.describe(Kind::Send, &record);
     let many = request.does(Action::SendMmsg);
     for index in 0..MESSAGES_MAX {
         if index > 0 && (!many || i64::from(index) >= call.result) {
             return Ok(());
         }
         let message = Message::of(request, index).ok_or(Loss::ReadFailed)?;
-        tell_sent(&mut record, call.task, sock, (&message, Memory::User), peer_port)?;
+        tell_sent(&record, call.task, sock, (&message, Memory::User), peer_port)?;
     }
     if many && call.result > i64::from(MESSAGES_MAX) {
         return Err(Loss::MessageSkipped);
@@ -489,7 +533,7 @@ fn sent(call: &Call, request: &Request, sock: u64, mut record: Record<Socket>) -
 /// Tells of one message, if it is of interest.
 #[inline(always)]
 fn tell_sent(
-    record: &mut Record<Socket>,
+    record: &Record<Socket>,
     task: Task,
     sock: u64,
     (message, address_in): (&Message, Memory),
@@ -500,7 +544,7 @@ fn tell_sent(
     let stream = body.protocol == IPPROTO_TCP;
     // An address that is passed goes before the peer of a connected socket.
     if message.address != 0 && !stream {
-        if !take_address(message.address, address_in, body) {
+        if !take_address(message.address, address_in, record) {
             return Ok(());
         }
         record.flag(flags::ADDRESS_PASSED);
@@ -541,17 +585,17 @@ pub(crate) fn sent_by_ring(
     sock: u64,
     descriptor: u32,
     what: &ByRing,
-    describe_header: impl FnOnce(*mut Header),
+    describe_header: impl FnOnce(&Record<Socket>),
 ) -> Result<(), Loss> {
-    let mut record = Record::<Socket>::of_request()?;
+    let record = Record::<Socket>::new(place::REQUEST)?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    describe(sock, body)?;
+    describe(sock, &record)?;
     body.descriptor = descriptor;
     if !may_tell_sent(body) {
         return Ok(());
     }
-    describe_header(record.header());
+    describe_header(&record);
     let peer_port = body.remote_port;
     let (message, address_in) = match *what {
         ByRing::Header(header) => (
@@ -560,7 +604,7 @@ pub(crate) fn sent_by_ring(
         ),
         ByRing::Buffer(buffer, len, address, address_in) => (Message::plain(address, buffer, len), address_in),
     };
-    tell_sent(&mut record, task, sock, (&message, address_in), peer_port)
+    tell_sent(&record, task, sock, (&message, address_in), peer_port)
 }
 
 /// Whom a socket without a peer asked for a name.
@@ -628,7 +672,7 @@ fn peer(sock: u64, body: &Socket) -> Key {
 }
 
 #[inline(always)]
-fn append_message(record: &mut Record<Socket>, message: &Message) {
+fn append_message(record: &Record<Socket>, message: &Message) {
     const MAX: u32 = PAYLOAD_BYTES_MAX as u32 - 1;
     let [(first, first_len), (second, second_len)] = message.parts;
     if !record.user_bytes::<MAX>(first, first_len) || (second_len > 0 && !record.user_bytes::<MAX>(second, second_len))
@@ -661,13 +705,13 @@ fn receive_as(call: &Call, request: &Request) -> Result<(), Loss> {
         return Ok(());
     }
     match of_file(call.task.file(request.args[0] as u32)?)? {
-        Some(sock) => received(call, request, sock, Record::of_syscall()?),
+        Some(sock) => received(call, request, sock, Record::new(place::SYSCALL)?),
         None => Ok(()),
     }
 }
 
 #[inline(always)]
-fn received(call: &Call, request: &Request, sock: u64, mut record: Record<Socket>) -> Result<(), Loss> {
+fn received(call: &Call, request: &Request, sock: u64, record: Record<Socket>) -> Result<(), Loss> {
     let family: u16 = read(sock, offset!(sock_family))?;
     if family != AF_INET && family != AF_INET6 {
         return Ok(());
@@ -691,14 +735,13 @@ fn received(call: &Call, request: &Request, sock: u64, mut record: Record<Socket
             continue;
         }
         if body.identity == 0 {
-            describe(sock, body)?;
+            describe(sock, &record)?;
             body.result = call.result as i32;
             body.descriptor = request.args[0] as u32;
-            // SAFETY: as above.
-            unsafe { call.describe(Kind::Receive, record.header()) };
+            call.describe(Kind::Receive, &record);
         }
         if !connected {
-            let told = message.address != 0 && take_address(message.address, Memory::User, body);
+            let told = message.address != 0 && take_address(message.address, Memory::User, &record);
             if !told && !take_asked(call.task, sock, body) || body.remote_port != DNS_PORT {
                 continue;
             }
@@ -714,7 +757,7 @@ fn received(call: &Call, request: &Request, sock: u64, mut record: Record<Socket
         });
         record.restart();
         record.begin();
-        append_message(&mut record, &message);
+        append_message(&record, &message);
         record.end(&raw mut body.data);
         record.submit(Ring::Process)?;
     }
@@ -769,7 +812,7 @@ fn other_way(
     if !actions.into_iter().any(|action| request.does(action)) || !wanted(call.task.pid()) {
         return Ok(());
     }
-    look(&call, &request, sock, Record::of_socket()?)
+    look(&call, &request, sock, Record::new(place::SOCKET)?)
 }
 
 #[repr(C)]
@@ -842,7 +885,7 @@ pub(crate) fn change(ctx: &BtfTracePointContext) -> Result<(), Loss> {
         record.body.sent = sent.saturating_sub(read(sock, offset!(tcp_sent_again))?);
     }
     // SAFETY: the header is ours.
-    unsafe { Task::current().describe(Kind::Ended, &raw mut record.header) };
+    unsafe { Task::current().describe(Kind::Ended as u32, &raw mut record.header) };
     // SAFETY: the record begins with a header, and both parts are free of padding by construction.
     unsafe { emit::submit(Ring::Process, &mut record) }
 }
@@ -867,9 +910,9 @@ fn connecting(sock: u64) -> Result<(), Loss> {
         header: Header::default(),
         body: Socket::default(),
     };
-    describe(sock, &mut record.body)?;
+    read_socket(sock, &mut record.body)?;
     // SAFETY: the header is ours.
-    unsafe { task.describe(Kind::Connect, &raw mut record.header) };
+    unsafe { task.describe(Kind::Connect as u32, &raw mut record.header) };
     record.header.flags |= flags::RESULT_UNKNOWN;
     if io_uring || action == 0 {
         record.header.flags |= flags::IO_URING;

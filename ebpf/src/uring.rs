@@ -3,10 +3,11 @@
 
 use crate::{
     SETTINGS, URING, constant,
-    emit::Record,
-    file::{self, CWD, Key, Name, Recent},
+    emit::{Record, place},
+    file::{self, Key, Recent},
     kernel::{File, Task, read},
-    offset, path,
+    offset,
+    path::{self, CWD, Name},
     socket::{self, ByRing, Memory},
     wanted,
 };
@@ -52,13 +53,15 @@ struct Request {
 }
 
 impl Request {
-    /// # Safety
-    /// `header` must be valid for writes.
     #[inline(always)]
-    unsafe fn describe(&self, kind: Kind, header: *mut Header) {
-        // SAFETY: the caller vouches for `header`.
-        unsafe { self.task.describe(kind, header) };
-        // SAFETY: as above.
+    fn describe<B>(&self, kind: Kind, record: &Record<B>) {
+        self.describe_from(record.header(), kind, record);
+    }
+
+    #[inline(always)]
+    fn describe_from<B>(&self, header: *mut Header, kind: Kind, record: &Record<B>) {
+        record.describe_from(header, kind);
+        // SAFETY: the header lies in scratch memory.
         unsafe { (*header).flags |= flags::IO_URING | flags::RESULT_UNKNOWN };
         // SAFETY: as above.
         unsafe { (*header).syscall = self.call };
@@ -88,16 +91,6 @@ impl Request {
     fn path(&self, directory: usize, name: usize) -> Result<(i32, u64), Loss> {
         let name: u64 = read(read::<u64>(self.address, name)?, offset!(filename_name))?;
         Ok((read(self.address, directory)?, name))
-    }
-
-    #[inline(always)]
-    fn append<B>(
-        &self,
-        record: &mut Record<B>,
-        (directory, name): (i32, u64),
-        members: (*mut Span, *mut Span),
-    ) -> Result<(), Loss> {
-        file::append_passed(record, self.task, directory, Name::Kernel(name), members)
     }
 }
 
@@ -143,7 +136,7 @@ pub(crate) fn submitted(ctx: &BtfTracePointContext) -> Result<(), Loss> {
 /// the body that the call of the same name has. (Opens are left to the LSM hook where there is one: it sees the file.)
 #[inline(always)]
 fn named(request: &Request, opcode: u32) -> Result<(), Loss> {
-    let mut record = Record::<Call>::of_request()?;
+    let record = Record::<Call>::new(place::REQUEST)?;
     // SAFETY: the body lies in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
     *body = Call::default();
@@ -202,10 +195,10 @@ fn named(request: &Request, opcode: u32) -> Result<(), Loss> {
             );
         }
     }
-    request.append(&mut record, kept(0), (&raw mut body.base, &raw mut body.name))?;
+    append(&record, kept(0), (&raw mut body.base, &raw mut body.name))?;
     let second = kept(2);
     if second.1 != 0 {
-        request.append(&mut record, second, (&raw mut body.new_base, &raw mut body.new_name))?;
+        append(&record, second, (&raw mut body.new_base, &raw mut body.new_name))?;
     }
     body.args = [0; 6];
     let opcode = u32::from(read::<u8>(request.address, offset!(request_opcode))?);
@@ -267,11 +260,15 @@ fn named(request: &Request, opcode: u32) -> Result<(), Loss> {
     }
 }
 
+#[inline(always)]
+fn append(record: &Record<Call>, (directory, name): (i32, u64), members: (*mut Span, *mut Span)) -> Result<(), Loss> {
+    path::append_passed(record, directory, Name::Kernel(name), members)
+}
+
 /// Sends off a record as it was put together.
 #[inline(always)]
 fn submit(request: &Request, record: &Record<Call>) -> Result<(), Loss> {
-    // SAFETY: the header lies in scratch memory.
-    unsafe { request.describe(Kind::Call, record.header()) };
+    request.describe(Kind::Call, record);
     record.submit(Ring::File)
 }
 
@@ -279,8 +276,7 @@ fn submit(request: &Request, record: &Record<Call>) -> Result<(), Loss> {
 #[inline(always)]
 fn send<T>(request: &Request, record: &Record<Call>, kind: Kind, body: T) -> Result<(), Loss> {
     let start = record.with_body(body);
-    // SAFETY: the header lies in scratch memory.
-    unsafe { request.describe(kind, start) };
+    request.describe_from(start, kind, record);
     record.submit_from::<T>(start, Ring::File)
 }
 
@@ -294,19 +290,18 @@ fn connect(request: &Request) -> Result<(), Loss> {
     let Some(sock) = socket::of_file(file)? else {
         return Ok(());
     };
-    let mut record = Record::<Socket>::of_request()?;
+    let record = Record::<Socket>::new(place::REQUEST)?;
     // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
     let body = unsafe { &mut *record.body() };
-    socket::describe(sock, body)?;
+    socket::describe(sock, &record)?;
     if body.protocol == IPPROTO_TCP {
         return Ok(());
     }
     body.descriptor = descriptor;
-    // SAFETY: as above.
-    unsafe { request.describe(Kind::Connect, record.header()) };
+    request.describe(Kind::Connect, &record);
     let address: u64 = read(request.address, offset!(request_connect_address))?;
     record.flag(flags::ADDRESS_PASSED);
-    socket::append_passed(&mut record, address, 110)?;
+    socket::append_passed(&record, address, 110)?;
     record.submit(Ring::Process)
 }
 
@@ -348,11 +343,10 @@ fn send_message(request: &Request, opcode: u32) -> Result<(), Loss> {
         };
         ByRing::Buffer(buffer, u64::from(len), address, memory)
     };
-    socket::sent_by_ring(request.task, sock, descriptor, &what, |header| {
+    socket::sent_by_ring(request.task, sock, descriptor, &what, |record| {
+        request.describe(Kind::Send, record);
         // SAFETY: the header lies in scratch memory.
-        unsafe { request.describe(Kind::Send, header) };
-        // SAFETY: as above.
-        unsafe { (*header).syscall = call };
+        unsafe { (*record.header()).syscall = call };
     })
 }
 
@@ -380,9 +374,8 @@ fn other(request: &Request, opcode: u32) -> Result<(), Loss> {
     let Recent::Due(suppressed) = file::recent(request.task, &key) else {
         return Ok(());
     };
-    let mut record = Record::<Call>::of_request()?;
-    // SAFETY: header and body lie in scratch memory, which this program alone uses until it ends.
-    unsafe { request.describe(Kind::Call, record.header()) };
+    let record = Record::<Call>::new(place::REQUEST)?;
+    request.describe(Kind::Call, &record);
     // SAFETY: as above.
     let body = unsafe { &mut *record.body() };
     let fixed = read::<u64>(request.address, offset!(request_flags))? & FIXED_FILE;
@@ -399,7 +392,7 @@ fn other(request: &Request, opcode: u32) -> Result<(), Loss> {
         body.inode = inode.number()?;
         body.device = inode.device()?;
         body.mode = u32::from(inode.mode()?);
-        path::append(&mut record, file.mount()?, file.dentry()?, &raw mut body.object)?;
+        path::append(&record, file.mount()?, file.dentry()?, &raw mut body.object)?;
     }
     record.submit(Ring::File)
 }
