@@ -263,7 +263,7 @@ impl Kernel {
             release: Release::of_running_kernel(),
             lsm: match config.lsm {
                 LsmChoice::Off => Err("left out as asked".to_owned()),
-                LsmChoice::Auto => lsm_runs_programs().and_then(|()| lsm_is_permitted(&types)),
+                LsmChoice::Auto => lsm_is_listed().and_then(|()| lsm_is_permitted(&types)),
             },
             types,
         })
@@ -329,11 +329,17 @@ impl Kernel {
     }
 }
 
-/// Whether the kernel runs programs on LSM hooks. They load and attach without that too, and then see nothing.
+/// Whether the kernel runs programs on LSM hooks, and lets this process load them.
 ///
 /// # Errors
-/// Why it does not, or why that cannot be told.
+/// Why not.
 pub fn lsm_runs_programs() -> Result<(), String> {
+    lsm_is_listed()?;
+    lsm_is_permitted(&KernelTypes::of_running_kernel().map_err(|error| error.to_string())?)
+}
+
+/// Whether the kernel runs programs on LSM hooks. They load and attach without that too, and then see nothing.
+fn lsm_is_listed() -> Result<(), String> {
     let modules = read_of("securityfs", c"securityfs", "/sys/kernel/security", "lsm")
         .map_err(|error| format!("the kernel's security modules cannot be listed: {error}"))?;
     if modules.trim().split(',').any(|module| module == "bpf") {
