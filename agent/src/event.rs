@@ -169,6 +169,7 @@ pub struct Event<'a> {
 struct Lazy {
     socket_name: OnceCell<Box<[u8]>>,
     capabilities: OnceCell<Box<[u8]>>,
+    permitted: OnceCell<Box<[u8]>>,
     capabilities_before: OnceCell<Box<[u8]>>,
     arguments: OnceCell<Box<[u8]>>,
     /// The argument that has the same place among those of the call, as text.
@@ -529,6 +530,11 @@ impl<'a> Event<'a> {
         })
     }
 
+    /// Whether it is a datagram to somebody whom the socket is not connected to.
+    fn is_stray_datagram(&self) -> bool {
+        self.kind == EventKind::Send && self.record.header.flags & flags::ADDRESS_PASSED != 0
+    }
+
     fn capabilities(&self) -> &[u8] {
         self.lazy
             .capabilities
@@ -817,7 +823,13 @@ impl<'a> Event<'a> {
             Field::FdLport => port(ends.local),
             Field::FdRport => port(ends.remote),
             Field::FdIsServer => Some(Value::Flag(ends.is_server)),
-            Field::FdConnected => Some(Value::Flag(ends.remote.is_some() && self.result() >= 0)),
+            Field::FdConnected => Some(Value::Flag(
+                ends.remote.is_some() && self.result() >= 0 && !self.is_stray_datagram(),
+            )),
+            Field::FdNameChanged => Some(Value::Flag(
+                ends.remote.is_some()
+                    && (matches!(self.kind, EventKind::Connect | EventKind::Accept) || self.is_stray_datagram()),
+            )),
             Field::FdL4proto => Some(protocol(self.socket()?).into()),
             _ => None,
         }
@@ -1043,6 +1055,11 @@ impl event::Event for Event<'_> {
             Field::ThreadTid => id(self.tid),
             Field::ThreadIsmain => Some(Value::Flag(self.tid == self.process.pid)),
             Field::ThreadCapEffective => text(self.capabilities()),
+            Field::ThreadCapPermitted => text(
+                self.lazy
+                    .permitted
+                    .get_or_init(|| names::capabilities(self.credentials.permitted).into_bytes().into()),
+            ),
             Field::FsPathName
             | Field::FsPathNameraw
             | Field::FsPathSource

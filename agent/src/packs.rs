@@ -196,6 +196,8 @@ mod tests {
         assert_eq!(loaded.warnings, [], "the pack has no warnings");
         let inactive: Vec<String> = loaded.inactive.iter().map(ToString::to_string).collect();
         assert_eq!(inactive, [""; 0], "every rule of the pack runs");
+        let all = loaded.ruleset.demand().all_opens();
+        assert!(all.is_empty(), "every open to {all} has to leave the kernel");
         let mut tactics = BTreeSet::new();
         for rule in loaded.ruleset.rules() {
             assert!(!rule.attack.is_empty(), "{} has a technique", rule.id);

@@ -68,6 +68,8 @@ pub struct Credentials {
     pub login_uid: Option<u32>,
     /// Effective capabilities.
     pub capabilities: u64,
+    /// Permitted capabilities.
+    pub permitted: u64,
 }
 
 impl Credentials {
@@ -81,6 +83,7 @@ impl Credentials {
             egid: header.egid,
             login_uid: (header.login_uid != u32::MAX).then_some(header.login_uid),
             capabilities: header.capabilities,
+            permitted: header.permitted,
         }
     }
 }

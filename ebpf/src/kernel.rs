@@ -338,6 +338,7 @@ impl Task {
             (*header).start_ns = self.start_ns();
             (*header).cgroup_id = bpf_get_current_cgroup_id();
             (*header).capabilities = follow(cred, offset!(cred_capabilities));
+            (*header).permitted = follow(cred, offset!(cred_permitted));
             (*header).kind = kind as u16;
             (*header).flags = 0;
             (*header).len = 0;

@@ -72,6 +72,7 @@ offsets! {
     cred_gid = "cred" "gid.val";
     cred_egid = "cred" "egid.val";
     cred_capabilities = "cred" "cap_effective";
+    cred_permitted = "cred" "cap_permitted";
     cred_ambient = "cred" "cap_ambient";
     cred_user_namespace = "cred" "user_ns";
     signal_live = "signal_struct" "live.counter";

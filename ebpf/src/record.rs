@@ -225,6 +225,8 @@ pub struct Header {
     pub cgroup_id: u64,
     /// Effective capabilities.
     pub capabilities: u64,
+    /// Permitted capabilities.
+    pub permitted: u64,
     /// [`Kind`] of the record.
     pub kind: u16,
     /// Bits of [`flags`].

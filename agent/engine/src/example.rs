@@ -502,6 +502,13 @@ impl ExampleEvent {
                 EventKind::Connect | EventKind::Accept | EventKind::SocketEnd
             )),
         );
+        self.default(
+            Field::FdNameChanged,
+            Held::Flag(matches!(
+                self.kind,
+                EventKind::Connect | EventKind::Accept | EventKind::Send
+            )),
+        );
         self.default(Field::FdNum, Held::Number(3));
     }
 }

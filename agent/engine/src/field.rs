@@ -339,7 +339,7 @@ fields! {
     ThreadVtid: "thread.vtid", Number, None, Single, ALL, Now, "Thread id in the process's own pid namespace; only of main threads";
     ThreadIsmain: "thread.ismain", Flag, None, Single, ALL, Now, "Whether the thread is the main thread of its process";
     ThreadCapEffective: "thread.cap_effective", Text, None, Single, ALL, Now, "Effective capabilities, such as `CAP_SYS_ADMIN CAP_NET_RAW`";
-    ThreadCapPermitted: "thread.cap_permitted", Text, None, Single, ALL, Later, "Permitted capabilities";
+    ThreadCapPermitted: "thread.cap_permitted", Text, None, Single, ALL, Now, "Permitted capabilities, likewise";
     ThreadCapInheritable: "thread.cap_inheritable", Text, None, Single, ALL, Later, "Inheritable capabilities";
     ThreadCgroups: "thread.cgroups", Text, None, Single, ALL, Later, "Control groups";
     ThreadCgroup: "thread.cgroup", Text, RequiredKey, Single, ALL, Later, "Control group by subsystem";
@@ -360,7 +360,7 @@ fields! {
     FdType: "fd.type", Text, None, Single, FD, Now, "`file`, `directory`, `ipv4`, `ipv6`, `unix`, …";
     FdTypechar: "fd.typechar", Text, None, Single, FD, Now, "Type as one letter: `f` file, `4` IPv4, `6` IPv6, `u` unix, …";
     FdTypes: "fd.types", Text, OptionalIndex, List, FD, Later, "Types of all descriptors of the process";
-    FdNameChanged: "fd.name_changed", Flag, None, Single, FD, Later, "Whether the event changed the name of the descriptor";
+    FdNameChanged: "fd.name_changed", Flag, None, Single, SOCKET, Now, "Whether the event gave the descriptor its name: a connect or accept, or a datagram to a peer that the socket is not connected to";
     FdConnected: "fd.connected", Flag, None, Single, SOCKET, Now, "Whether the socket is connected";
     FdIno: "fd.ino", Number, None, Single, FILE, Now, "Inode number";
     FdDev: "fd.dev", Number, None, Single, FILE, Now, "Device number";

@@ -276,13 +276,15 @@ fn credentials(status: &str) -> Credentials {
             .and_then(|text| text.parse().ok())
             .unwrap_or(0)
     };
+    let set = |name: &str| u64::from_str_radix(field(status, name).trim(), 16).unwrap_or(0);
     Credentials {
         uid: number("Uid:", 0),
         euid: number("Uid:", 1),
         gid: number("Gid:", 0),
         egid: number("Gid:", 1),
         login_uid: None,
-        capabilities: u64::from_str_radix(field(status, "CapEff:").trim(), 16).unwrap_or(0),
+        capabilities: set("CapEff:"),
+        permitted: set("CapPrm:"),
     }
 }
 
