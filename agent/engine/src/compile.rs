@@ -17,6 +17,7 @@ use crate::event::{Event, EventKind, Value};
 use crate::field::FieldRef;
 use crate::glob::Glob;
 use crate::ir::{FieldOrder, Graph, Network, Node, NodeId, Operand, Order, Predicate, PredicateId, Test};
+use crate::literal;
 
 /// From how many `contains` of one field on an automaton pays.
 const AUTOMATON_MIN: usize = 3;
@@ -461,7 +462,8 @@ fn specialise(graph: &mut Graph, node: NodeId, kind: EventKind, done: &mut StdHa
         graph.constant(true)
     } else {
         match graph.node(node).clone() {
-            Node::Constant(_) | Node::Test(_) => node,
+            Node::Constant(_) => node,
+            Node::Test(predicate) => with_literals(graph, node, predicate),
             Node::Not(of) => {
                 let of = specialise(graph, of, kind, done);
                 graph.not(of)
@@ -482,6 +484,40 @@ fn specialise(graph: &mut Graph, node: NodeId, kind: EventKind, done: &mut StdHa
     };
     done.insert(node, special);
     special
+}
+
+/// A pattern together with what a text must contain to match it: that is found for all patterns at once, and few texts
+/// contain it.
+fn with_literals(graph: &mut Graph, node: NodeId, predicate: PredicateId) -> NodeId {
+    let Predicate { operand, test } = graph.predicate(predicate).clone();
+    let literals = match &test {
+        Test::Regex(pattern) => literal::of_regex(pattern),
+        Test::Glob { pattern, fold: false } => Glob::new(pattern, false).literal().map(|literal| vec![literal]),
+        Test::Glob { fold: true, .. }
+        | Test::Exists
+        | Test::TextIn(_)
+        | Test::TextDiffers(_)
+        | Test::TextOrder(..)
+        | Test::StartsWith(_)
+        | Test::EndsWith(_)
+        | Test::Contains(_)
+        | Test::ContainsFold(_)
+        | Test::PathPrefix(_)
+        | Test::NumberIn(_)
+        | Test::NumberDiffers(_)
+        | Test::NumberOrder(..)
+        | Test::FlagIs(_)
+        | Test::AddressIn(_)
+        | Test::Field(..) => None,
+    };
+    let Some(literals) = literals else { return node };
+    // Of a list, the value that contains it may be another than the one that matches: that is for the pattern to say.
+    let either = literals
+        .into_iter()
+        .map(|literal| graph.test(&operand, Test::Contains(literal.into())))
+        .collect();
+    let either = graph.or(either);
+    graph.and(vec![either, node])
 }
 
 fn parts_of(node: &Node) -> &[NodeId] {

@@ -129,6 +129,26 @@ impl Glob {
     }
 }
 
+impl Glob {
+    /// The longest bytes that a text must contain to match, if they are long enough to be rare.
+    pub(crate) fn literal(&self) -> Option<Vec<u8>> {
+        let mut longest: Vec<u8> = Vec::new();
+        for part in &self.parts {
+            let mut run = Vec::new();
+            for token in &part.tokens {
+                match token {
+                    Token::Byte(byte) => run.push(*byte),
+                    Token::Any | Token::Class { .. } => run.clear(),
+                }
+                if run.len() > longest.len() {
+                    longest.clone_from(&run);
+                }
+            }
+        }
+        (longest.len() >= crate::literal::BYTES_MIN).then_some(longest)
+    }
+}
+
 impl Part {
     fn begins(&self, text: &[u8], fold: bool) -> bool {
         text.len() >= self.tokens.len()

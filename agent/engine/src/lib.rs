@@ -20,6 +20,7 @@ pub mod example;
 pub mod field;
 mod glob;
 mod ir;
+mod literal;
 pub mod memory;
 pub mod output;
 mod pack;

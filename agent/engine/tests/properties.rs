@@ -135,6 +135,9 @@ fn check() -> impl Strategy<Value = String> {
         Just("proc.name = val(proc.pname)".to_owned()),
         Just("proc.aname contains tolower(proc.name)".to_owned()),
         Just("proc.cmdline regex \"[a-c]+.*\"".to_owned()),
+        Just("proc.cmdline regex \".*(bash|sshd).?\"".to_owned()),
+        Just("fd.name regex \"/(home|etc/pass).*\"".to_owned()),
+        Just("proc.aexepath regex \".*/[.]ssh/.*\"".to_owned()),
     ]
 }
 

@@ -1003,7 +1003,7 @@ impl Loader<'_, '_> {
             return None;
         }
         // Somewhere in the value, of any bytes.
-        let pattern: Box<str> = format!("(?s-u:.)*{pattern}(?s-u:.)*").into();
+        let pattern: Box<str> = format!("{0}{pattern}{0}", check::ANYWHERE).into();
         let graph = &mut self.checker.graph;
         let nodes = target
             .fields()
