@@ -244,12 +244,14 @@ macro_rules! at_end_of_call {
     ($($(#[$doc:meta])* $name:ident, $perf:ident: $body:path;)*) => {$(
         $(#[$doc])*
         #[btf_tracepoint(function = "sys_exit")]
+        #[inline(always)] // a call costs 32 bytes of stack, and older kernels round up
         pub fn $name(ctx: BtfTracePointContext) -> i32 {
             emit::finish(&ctx, $body(&Call::at_exit(&ctx)))
         }
 
         $(#[$doc])*
         #[tracepoint]
+        #[inline(always)]
         pub fn $perf(ctx: TracePointContext) -> u32 {
             emit::finish(&ctx, $body(&Call::of_current(perf_result(&ctx)))) as u32
         }
