@@ -256,11 +256,26 @@ impl Task {
         self.flags() & IO_WORKER != 0
     }
 
+    /// The same for kernels that do not show registers. They lie at the top of the stack, whose size no type tells; that
+    /// they are there is told by the segment of user code in them.
+    #[inline(always)]
+    fn call_on_stack(self) -> Option<u64> {
+        /// `THREAD_SIZE` (arch/x86/include/asm/page_64_types.h, since 3.15), but for kernels built to find their own bugs.
+        const STACK_BYTES: u64 = 16 << 10;
+        /// `__USER_CS` and `__USER32_CS`.
+        const USER_SEGMENTS: [u64; 2] = [0x33, 0x23];
+        let top = self.get::<u64>(offset!(task_stack)).wrapping_add(STACK_BYTES);
+        let registers = top.wrapping_sub(offset!(regs_bytes) as u64);
+        let segment: u64 = read(registers, offset!(regs_code_segment)).ok()?;
+        let number: u64 = read(registers, offset!(regs_number)).ok()?;
+        (segment == USER_SEGMENTS[0] || segment == USER_SEGMENTS[1]).then_some(number & !X32_BIT)
+    }
+
     /// Number of the system call it is in, as its ABI counts; unknown where the kernel does not show registers.
     #[inline(always)]
     pub(crate) fn current_call(self) -> Option<u64> {
         if constant(&SETTINGS.task_registers) == 0 {
-            return None;
+            return self.call_on_stack();
         }
         // SAFETY: a `struct pt_regs *` of known type.
         Some(unsafe { load::<u64>(self.registers(), offset!(regs_number)) } & !X32_BIT)

@@ -66,6 +66,9 @@ offsets! {
     task_exit_code = "task_struct" "exit_code";
     task_nsproxy = "task_struct" "nsproxy";
     task_flags = "task_struct" "flags";
+    task_stack = "task_struct" "stack";
+    regs_bytes = "pt_regs" "sizeof";
+    regs_code_segment = "pt_regs" "cs";
     task_thread_status = "task_struct" "thread_info.status" optional;
     cred_uid = "cred" "uid.val";
     cred_euid = "cred" "euid.val";

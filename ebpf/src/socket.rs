@@ -898,11 +898,12 @@ fn connecting(sock: u64) -> Result<(), Loss> {
     if !wanted(task.pid()) {
         return Ok(());
     }
-    let Some(number) = task.current_call() else {
-        return Ok(());
-    };
-    let action = file::action_of(number as u32, task.is_compat());
     let io_uring = task.is_io_worker();
+    let action = match task.current_call() {
+        Some(number) => file::action_of(number as u32, task.is_compat()),
+        None if io_uring => 0,
+        None => return Ok(()),
+    };
     if !io_uring && (action == Action::Connect as u32 || action == Action::SocketCall as u32) {
         return Ok(());
     }

@@ -100,7 +100,8 @@ pub(crate) fn submitted(ctx: &BtfTracePointContext) -> Result<(), Loss> {
     let address = if constant(&SETTINGS.request_argument) == 0 {
         ctx.arg::<*const u8>(0) as u64
     } else {
-        ctx.arg::<*const u8>(1) as u64
+        // Else the compiler makes one load of both, from an address that the verifier does not take for the context's.
+        core::hint::black_box(ctx.arg::<*const u8>(1) as u64)
     };
     let opcode = u32::from(read::<u8>(address, offset!(request_opcode))?);
     if opcode >= URING_OPCODES_MAX as u32 {
