@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_json::Value;
-use staghound::sensor::{Release, lsm_runs_programs};
+use staghound::sensor::lsm_runs_programs;
 use staghound_proto::{json, v1};
 use staghound_tests::{
     DECOY_DIRECTORY, DECOY_RULE, DECOY_RULES, actor, actor_path,
@@ -494,17 +494,8 @@ fn a_run_that_lost_events_is_inconclusive() {
         .parse()
         .unwrap();
     // Opens and removals, each of them delivered or counted, and what the processes themselves are good for. What the
-    // kernel resolves for a removal comes as a record of its own, where it runs programs on LSM hooks; and what it resolves
-    // for an open too, where programs cannot tell which call is under way (before 5.15).
-    let resolved = match (
-        lsm_runs_programs().is_ok(),
-        Release::of_running_kernel() < Release(5, 15),
-    ) {
-        (false, _) => 0,
-        (true, false) => 8_000,
-        (true, true) => 16_000,
-    };
-    let expected = 16_000 + resolved;
+    // kernel resolves for a removal comes as a record of its own, where it runs programs on LSM hooks.
+    let expected = if lsm_runs_programs().is_ok() { 24_000 } else { 16_000 };
     assert!(
         (expected..expected + 200).contains(&(records + lost)),
         "{records} {lost} {expected}: {stderr}"

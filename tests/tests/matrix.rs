@@ -11,7 +11,7 @@ use std::{
     sync::LazyLock,
 };
 
-use staghound::event::Detail;
+use staghound::{event::Detail, sensor::Release};
 use staghound_ebpf::flags;
 use staghound_engine::event::EventKind;
 use staghound_tests::{
@@ -24,6 +24,7 @@ use staghound_tests::{
 
 const FMODE_READ: u32 = 1;
 const EACCES: i64 = -13;
+const EINVAL: i64 = -22;
 const ECONNREFUSED: i64 = -111;
 const EINPROGRESS: i64 = -115;
 
@@ -53,6 +54,8 @@ struct Way {
     variant: &'static str,
     /// Why the sensor cannot see it, if it cannot.
     limit: &'static str,
+    /// The kernel that does this first; older ones return `EINVAL`.
+    since: Release,
 }
 
 fn way(name: &'static str, script: &str) -> Way {
@@ -61,6 +64,7 @@ fn way(name: &'static str, script: &str) -> Way {
         act: Act::Script(script.to_owned()),
         variant: "",
         limit: "",
+        since: Release(0, 0),
     }
 }
 
@@ -78,6 +82,7 @@ fn program(name: &'static str, words: &'static [&'static str]) -> Way {
         act: Act::Program(words),
         variant: "",
         limit: "",
+        since: Release(0, 0),
     }
 }
 
@@ -87,6 +92,7 @@ fn acting(name: &'static str, words: &'static [&'static str]) -> Way {
         act: Act::Actor(words),
         variant: "",
         limit: "",
+        since: Release(0, 0),
     }
 }
 
@@ -96,12 +102,19 @@ fn elf32(name: &'static str, calls: Vec<elf32::Call>) -> Way {
         act: Act::Elf32(calls),
         variant: "",
         limit: "",
+        since: Release(0, 0),
     }
 }
 
 impl Way {
     fn but(mut self, variant: &'static str) -> Self {
         self.variant = variant;
+        self
+    }
+
+    /// Not every kernel that knows the call does this with it.
+    fn since(mut self, since: Release) -> Self {
+        self.since = since;
         self
     }
 
@@ -168,7 +181,12 @@ fn go(capture: &mut Capture, way: &Way, target: &str) -> Option<Gone> {
         }
     };
     let run = capture.run(&mut command);
-    (!script::lacks(&run)).then_some(Gone { place, run })
+    if script::lacks(&run) {
+        return None;
+    }
+    let gone = Gone { place, run };
+    let is_too_old = Release::of_running_kernel() < way.since && returned(way, &gone) == Some(EINVAL);
+    (!is_too_old).then_some(gone)
 }
 
 /// Whether the kernel executes 32-bit programs at all: one that does nothing tells.
@@ -265,6 +283,10 @@ fn matrix(title: &str, target: &str, ways: &[Way], judge: impl Fn(&Way, &Gone) -
                 Ok(event) => (event, "seen".to_owned()),
                 Err(why) => {
                     wrong += 1;
+                    let why = match returned(way, &gone) {
+                        Some(result) => format!("{why} (it returned {result})"),
+                        None => why,
+                    };
                     ("-".to_owned(), why)
                 }
             },
@@ -588,7 +610,7 @@ fn ways_to_copy_a_file_without_reading_it() {
         ),
         way(
             "splice",
-            "!open s={P}/f 0 + !pipe2 z=8 0 + uring splice fd=*0.1 splice_fd_in=$0 len=1 off=-1",
+            "!open s={P}/f 0 + !pipe2 z=8 0 + uring splice fd=*1.1 splice_fd_in=$0 len=1 off=-1",
         ),
     ];
     matrix("reading and writing by io_uring", "", &ways, |way, gone| {
@@ -1060,7 +1082,8 @@ fn ways_to_ask_for_a_name() {
         networked(
             "io_uring: send to an address",
             &udp(&format!("uring send fd=$3 addr=@1 len={len} addr2=@3 addr_len=16")),
-        ),
+        )
+        .since(Release(6, 2)),
         networked("io_uring: sendmsg", &udp("uring sendmsg fd=$3 addr=v=@3,16,@2,1,0,0,0")),
         networked(
             "io_uring, connected: send",
