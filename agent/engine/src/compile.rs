@@ -14,7 +14,7 @@ use memchr::memmem::Finder;
 
 use crate::evaluate::{alike, any_value, compare, text_of, transformed};
 use crate::event::{Event, EventKind, Value};
-use crate::field::FieldRef;
+use crate::field::{FieldArg, FieldRef};
 use crate::glob::Glob;
 use crate::ir::{FieldOrder, Graph, Network, Node, NodeId, Operand, Order, Predicate, PredicateId, Test};
 use crate::literal;
@@ -490,6 +490,10 @@ fn specialise(graph: &mut Graph, node: NodeId, kind: EventKind, done: &mut StdHa
 /// contain it.
 fn with_literals(graph: &mut Graph, node: NodeId, predicate: PredicateId) -> NodeId {
     let Predicate { operand, test } = graph.predicate(predicate).clone();
+    // A field with a name, such as a variable of the environment, is seldom there: asking for it once is least.
+    if let FieldArg::Key(_) = operand.field.arg {
+        return node;
+    }
     let literals = match &test {
         Test::Regex(pattern) => literal::of_regex(pattern),
         Test::Glob { pattern, fold: false } => Glob::new(pattern, false).literal().map(|literal| vec![literal]),
