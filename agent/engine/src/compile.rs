@@ -7,6 +7,7 @@
 //!   of an event grows with the rules that could match, not with the rules loaded.
 
 use std::collections::HashMap as StdHashMap;
+use std::collections::hash_map::Entry;
 
 use aho_corasick::AhoCorasick;
 use hashbrown::HashMap;
@@ -49,8 +50,8 @@ enum Step {
 /// What one kind of event needs.
 #[derive(Default)]
 struct KindProgram {
-    /// Groups that decide which rules are looked at.
-    gates: Vec<GroupId>,
+    /// Groups that decide which rules are looked at, each with what is cheap to ask and must hold for all of those.
+    gates: Vec<(GroupId, Option<NodeId>)>,
     /// Rules to look at when a test holds.
     gated: HashMap<PredicateId, Vec<RuleId>>,
     /// Rules to look at always.
@@ -200,7 +201,7 @@ impl Program {
         let costs = costs(graph, &tests);
         let nodes = steps(graph, &costs, &used);
         for kind in &mut kinds {
-            kind.choose_gates(graph, &tests);
+            kind.choose_gates(graph, &tests, &costs);
         }
         Self {
             nodes,
@@ -223,8 +224,10 @@ impl Program {
             return;
         }
         scratch.begin(self, rules);
-        for gate in &program.gates {
-            self.ask(*gate, event, scratch);
+        for (gate, guard) in &program.gates {
+            if guard.is_none_or(|guard| self.holds(guard, event, scratch)) {
+                self.ask(*gate, event, scratch);
+            }
         }
         for at in 0..scratch.hits.len() {
             if let Some(rules) = program.gated.get(&scratch.hits[at]) {
@@ -791,30 +794,64 @@ struct Gate {
 const GATE_MAX: usize = 512;
 
 impl KindProgram {
-    fn choose_gates(&mut self, graph: &Graph, tests: &[Compiled]) {
+    fn choose_gates(&mut self, graph: &Graph, tests: &[Compiled], costs: &[u32]) {
         let mut known: StdHashMap<NodeId, Option<Gate>> = StdHashMap::new();
+        let mut guards: StdHashMap<GroupId, Vec<NodeId>> = StdHashMap::new();
         for (rule, root) in (0..).zip(&self.roots) {
             if *root == NodeId::MAX {
                 continue;
             }
-            match gate(graph, tests, *root, &mut known) {
-                Some(gate) => {
-                    for predicate in gate.predicates {
-                        if let Compiled::Grouped(group) = tests[predicate as usize]
-                            && !self.gates.contains(&group)
-                        {
-                            self.gates.push(group);
+            let Some(gate) = gate(graph, tests, *root, &mut known) else {
+                self.always.push(rule);
+                continue;
+            };
+            let cheap = cheap_parts(graph, tests, costs, *root);
+            for predicate in gate.predicates {
+                if let Compiled::Grouped(group) = tests[predicate as usize] {
+                    match guards.entry(group) {
+                        Entry::Vacant(vacant) => {
+                            self.gates.push((group, None));
+                            vacant.insert(cheap.clone());
                         }
-                        let rules = self.gated.entry(predicate).or_default();
-                        if rules.last() != Some(&rule) {
-                            rules.push(rule);
-                        }
+                        Entry::Occupied(mut common) => common.get_mut().retain(|part| cheap.contains(part)),
                     }
                 }
-                None => self.always.push(rule),
+                let rules = self.gated.entry(predicate).or_default();
+                if rules.last() != Some(&rule) {
+                    rules.push(rule);
+                }
+            }
+        }
+        for (group, guard) in &mut self.gates {
+            *guard = guards.get(group).and_then(|common| common.first().copied());
+        }
+    }
+}
+
+/// Dearest guard: asking for it must cost less than asking its gate.
+const GUARD_COST_MAX: u32 = 4;
+
+/// Parts of a condition, all of which must hold, that are flags and numbers asked for on their own.
+fn cheap_parts(graph: &Graph, tests: &[Compiled], costs: &[u32], root: NodeId) -> Vec<NodeId> {
+    fn is_alone(graph: &Graph, tests: &[Compiled], node: NodeId) -> bool {
+        match graph.node(node) {
+            Node::Test(predicate) => matches!(tests[*predicate as usize], Compiled::Alone(_)),
+            other @ (Node::Constant(_) | Node::Not(_) | Node::And(_) | Node::Or(_) | Node::ExactlyOne(_)) => {
+                parts_of(other).iter().all(|part| is_alone(graph, tests, *part))
             }
         }
     }
+    let parts = match graph.node(root) {
+        Node::And(parts) => parts,
+        Node::Constant(_) | Node::Test(_) | Node::Not(_) | Node::Or(_) | Node::ExactlyOne(_) => return Vec::new(),
+    };
+    let mut cheap: Vec<NodeId> = parts
+        .iter()
+        .copied()
+        .filter(|part| costs[*part as usize] <= GUARD_COST_MAX && is_alone(graph, tests, *part))
+        .collect();
+    cheap.sort_by_key(|part| (costs[*part as usize], *part));
+    cheap
 }
 
 /// The cheapest gate of a condition, if it has one.
