@@ -153,9 +153,13 @@ fn fields_of(event: &Event<'_>) -> HashMap<&'static str, String> {
 }
 
 impl Seen {
-    fn of(event: &Event<'_>) -> Self {
+    fn of(event: &Event<'_>, without_fields: bool) -> Self {
         Self {
-            fields: fields_of(event),
+            fields: if without_fields {
+                HashMap::new()
+            } else {
+                fields_of(event)
+            },
             kind: event.kind,
             event_type: event.event_type,
             time_ns: event.time_ns,
@@ -267,6 +271,8 @@ pub struct Drained {
     pub calls: Vec<Called>,
     /// What the kernel resolved paths to, by thread group.
     pub resolved: Vec<(u32, String, String)>,
+    /// Whether fields are left out of the events: to keep up with a storm.
+    pub without_fields: bool,
 }
 
 impl Drained {
@@ -455,7 +461,7 @@ impl Capture {
                 return;
             };
             if let Some(event) = Event::of(&record, process, *number, recall, table, host, names) {
-                into.events.push(Seen::of(&event));
+                into.events.push(Seen::of(&event, into.without_fields));
             }
         });
         drained > 0

@@ -30,7 +30,7 @@ use staghound_ebpf::Loss;
 use staghound_engine::event::EventKind;
 use staghound_tests::{
     actor_path,
-    capture::{Capture, Run, Seen},
+    capture::{Capture, Drained, Run, Seen},
     deadline, in_guest,
     place::Place,
     until,
@@ -396,7 +396,10 @@ fn a_fork_bomb_leaves_nothing_behind() {
     let mut makers = HashMap::new();
     let mut ended = HashSet::new();
     let (mut most_anonymous, mut most_entries) = (anonymous, len);
-    let mut seen = Vec::new();
+    let mut drained = Drained {
+        without_fields: true,
+        ..Drained::default()
+    };
     while ended.len() < all {
         // Some seven seconds on a processor that has nothing else to do.
         assert!(
@@ -406,10 +409,17 @@ fn a_fork_bomb_leaves_nothing_behind() {
             ended.len()
         );
         let lost = capture.losses().events_lost() - losses.events_lost();
-        assert_eq!(lost, 0, "after {} forks and {} ends", makers.len(), ended.len());
+        assert_eq!(
+            lost,
+            0,
+            "after {} forks and {} ends: {:?}",
+            makers.len(),
+            ended.len(),
+            capture.losses()
+        );
         capture.wait(Duration::from_millis(5));
-        capture.drain(&mut seen);
-        for seen in seen.drain(..) {
+        capture.drain_all(&mut drained);
+        for seen in drained.events.drain(..) {
             assert!(ancestors(&seen.process).len() <= 98);
             if seen.kind == EventKind::Fork {
                 let made = makers.insert(forked(&seen).child_pid, seen.pid);
