@@ -30,6 +30,9 @@ use initramfs::Archive;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// A guest takes eight minutes on an idle machine and twenty on a busy one.
+const TIMEOUT_MIN: u64 = 45;
+
 /// The test program that acts with the programs of a whole system, of which a guest has none.
 const NOT_IN_GUESTS: &str = "scenarios-";
 
@@ -59,7 +62,7 @@ pub(crate) struct Options {
     #[arg(long)]
     refresh: bool,
     /// Minutes until the guest is killed
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = TIMEOUT_MIN, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout_min: u64,
     /// Run this test program (linked statically) instead of building the live tests; for work on the guest itself
     #[arg(long, requires = "init")]
@@ -92,7 +95,7 @@ impl Options {
             program: None,
             filter: None,
             refresh: false,
-            timeout_min: 25,
+            timeout_min: TIMEOUT_MIN,
             with: Vec::new(),
             init: None,
             chosen: if full {
