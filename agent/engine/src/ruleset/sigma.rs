@@ -630,43 +630,11 @@ impl Loader<'_, '_> {
         ];
         let mut modifiers = Modifiers::default();
         for word in words {
+            if let Some(change) = Change::of_modifier(word) {
+                modifiers.changes.push(change);
+                continue;
+            }
             let kind = match word {
-                "contains" => {
-                    modifiers.changes.push(Change::Contains);
-                    continue;
-                }
-                "startswith" => {
-                    modifiers.changes.push(Change::StartsWith);
-                    continue;
-                }
-                "endswith" => {
-                    modifiers.changes.push(Change::EndsWith);
-                    continue;
-                }
-                "base64" => {
-                    modifiers.changes.push(Change::Base64);
-                    continue;
-                }
-                "base64offset" => {
-                    modifiers.changes.push(Change::Base64Offset);
-                    continue;
-                }
-                "wide" | "utf16le" => {
-                    modifiers.changes.push(Change::Utf16Le);
-                    continue;
-                }
-                "utf16be" => {
-                    modifiers.changes.push(Change::Utf16Be);
-                    continue;
-                }
-                "utf16" => {
-                    modifiers.changes.push(Change::Utf16);
-                    continue;
-                }
-                "windash" => {
-                    modifiers.changes.push(Change::WinDash);
-                    continue;
-                }
                 "all" => {
                     modifiers.all = true;
                     continue;

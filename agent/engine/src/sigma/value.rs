@@ -48,6 +48,24 @@ pub(crate) enum Change {
     EndsWith,
 }
 
+impl Change {
+    /// The change that a modifier of this name makes; none if it makes no change of a value.
+    pub(crate) fn of_modifier(name: &str) -> Option<Self> {
+        Some(match name {
+            "contains" => Self::Contains,
+            "startswith" => Self::StartsWith,
+            "endswith" => Self::EndsWith,
+            "base64" => Self::Base64,
+            "base64offset" => Self::Base64Offset,
+            "wide" | "utf16le" => Self::Utf16Le,
+            "utf16be" => Self::Utf16Be,
+            "utf16" => Self::Utf16,
+            "windash" => Self::WinDash,
+            _ => return None,
+        })
+    }
+}
+
 impl Pattern {
     /// A text as written: `*` and `?` are wildcards, a backslash makes them and itself plain.
     pub(crate) fn parse(text: &str) -> Self {
