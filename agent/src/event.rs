@@ -37,12 +37,10 @@ use crate::{
         recall::{Connection, Paths},
         target::Target,
     },
-    process::{Credentials, Process, ProcessTable},
+    process::{Credentials, Process, ProcessTable, image::FILE_TYPE},
     sensor::decode::{Body, Record, until_nul},
 };
 
-/// Bits of a file's type and of its permissions (`S_IFMT` and the rest).
-const FILE_TYPE: u32 = 0o170_000;
 /// Address family of UNIX sockets.
 pub const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;

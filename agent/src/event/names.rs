@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use hashbrown::HashMap;
 
+use crate::process::image;
+
 /// Users and groups of the host, as its files name them. Directory services are not asked: that may block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -106,13 +108,8 @@ pub(super) fn capabilities(bits: u64) -> String {
 
 /// File type by `st_mode`, as in `fd.type` and `fd.typechar`.
 pub(super) fn file_type(mode: u32) -> (&'static str, &'static str) {
-    match mode & super::FILE_TYPE {
-        0o040_000 => ("directory", "d"),
-        0o020_000 => ("char", "c"),
-        0o060_000 => ("block", "b"),
-        0o010_000 => ("pipe", "p"),
-        _ => ("file", "f"),
-    }
+    let name = image::file_type(mode).unwrap_or("file");
+    (name, &name[..1])
 }
 
 /// Whether a process of this name is a shell that people log in with.

@@ -22,7 +22,7 @@ const PART_BYTES: usize = 16;
 /// `CAP_DAC_OVERRIDE` and `CAP_FOWNER` (include/uapi/linux/capability.h).
 const MAY_WRITE: u64 = 1 << 1 | 1 << 3;
 /// Bits of a file's type (`S_IFMT`).
-pub(super) const FILE_TYPE: u32 = 0o170_000;
+pub(crate) const FILE_TYPE: u32 = 0o170_000;
 /// A pipe among them.
 pub(super) const PIPE_TYPE: u32 = 0o010_000;
 
@@ -343,7 +343,7 @@ fn stdio_type(stdio: &Stdio) -> Option<&'static str> {
 }
 
 /// Anonymous inodes have no type.
-pub(super) fn file_type(mode: u32) -> Option<&'static str> {
+pub(crate) fn file_type(mode: u32) -> Option<&'static str> {
     match mode & FILE_TYPE {
         0o100_000 => Some("file"),
         0o040_000 => Some("directory"),
