@@ -20,7 +20,7 @@ done
 
 mount -t tmpfs -o mode=755 tmpfs /mnt
 cp -a /etc /mnt/etc
-cp "$here/server.py" "$scenario" /mnt/
+cp "$here/server.py" "$here/pipeline_agent.py" "$scenario" /mnt/
 scenario=$(basename "$scenario")
 mkdir -m 755 /mnt/home /mnt/served
 mkdir -m 1777 /mnt/tmp

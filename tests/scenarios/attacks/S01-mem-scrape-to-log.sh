@@ -4,14 +4,7 @@
 # must: execution/download-piped-to-interpreter | execution/dependency-runs-download
 # gate: fail
 
-# The agent of the pipeline: holds a secret in its memory.
-cat > /tmp/agent.py <<'PY'
-import ctypes, time
-secret = "isSecret:decoy-value"
-ctypes.CDLL(None).prctl(15, b"Runner.Worker", 0, 0, 0)
-time.sleep(60)
-PY
-python3 /tmp/agent.py & worker=$!
+python3 /mnt/pipeline_agent.py & worker=$!
 sleep 0.3
 cat > /mnt/served/memdump.py <<'PY'
 import base64, os, re, sys

@@ -7,12 +7,7 @@
 # must: credential-access/credential-sweep
 # must: collection/secrets-archived
 # gate: fail
-cat > /tmp/agent.py <<'PY'
-import ctypes, time
-ctypes.CDLL(None).prctl(15, b"Runner.Worker", 0, 0, 0)
-time.sleep(60)
-PY
-python3 /tmp/agent.py & worker=$!
+python3 /mnt/pipeline_agent.py & worker=$!
 sleep 0.3
 pgrep Runner.Worker > /dev/null
 python3 - $worker <<'PY'

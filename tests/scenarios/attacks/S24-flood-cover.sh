@@ -2,12 +2,7 @@
 # Evades by noise: as many events as the machine can make while the pipeline agent's memory is read.
 # must: credential-access/pipeline-agent-reached-into | credential-access/process-memory-read
 # gate: fail
-cat > /tmp/agent.py <<'PY'
-import ctypes, time
-ctypes.CDLL(None).prctl(15, b"Runner.Worker", 0, 0, 0)
-time.sleep(60)
-PY
-python3 /tmp/agent.py & worker=$!
+python3 /mnt/pipeline_agent.py & worker=$!
 ( for round in $(seq 3000); do /bin/true; done ) & first=$!
 find /usr/share /usr/lib -type f -exec cat {} + > /dev/null 2>&1 & second=$!
 sleep 1
