@@ -19,7 +19,11 @@ pub(super) struct Archive<W: Write = BufWriter<File>> {
 }
 
 impl Archive {
+    /// Makes the directory, too: in a new checkout this is the first that is put there.
     pub(super) fn create(path: &Path) -> Result<Archive> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        }
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Archive::new(BufWriter::new(file)))
     }
