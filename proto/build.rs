@@ -3,8 +3,9 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
     "staghound/v1/alert.proto",
+    "staghound/v1/run.proto",
     "staghound/v1/ingest.proto",
     "staghound/v1/feed.proto",
 ];
