@@ -2,7 +2,7 @@
 
 /// A pattern taken apart at its stars.
 #[derive(Debug)]
-pub(crate) struct Glob {
+pub struct Glob {
     /// Between the stars; the first begins the text and the last ends it.
     parts: Vec<Part>,
     fold: bool,
@@ -23,7 +23,8 @@ enum Token {
 }
 
 impl Glob {
-    pub(crate) fn new(pattern: &[u8], fold: bool) -> Self {
+    /// Reads a pattern; any bytes are one. With `fold`, ASCII letters match in either case.
+    pub fn new(pattern: &[u8], fold: bool) -> Self {
         let mut parts = vec![Vec::new()];
         let mut rest = pattern;
         while let [first, after @ ..] = rest {
@@ -72,7 +73,7 @@ impl Glob {
     }
 
     /// Whether the whole text matches. Each part is searched once, from where the one before it ended.
-    pub(crate) fn is_match(&self, text: &[u8]) -> bool {
+    pub fn is_match(&self, text: &[u8]) -> bool {
         let [first, rest @ ..] = self.parts.as_slice() else {
             return false;
         };

@@ -18,7 +18,7 @@ mod evaluate;
 pub mod event;
 pub mod example;
 pub mod field;
-mod glob;
+pub mod glob;
 mod ir;
 mod literal;
 pub mod memory;

@@ -4,6 +4,9 @@
 //! again anywhere. Nothing here asks the kernel, reads a clock, or writes a file.
 #![forbid(unsafe_code)]
 
+pub mod policy;
+pub mod yaml;
+
 use staghound_proto::v1::{Decision, PolicyMode, Severity, Verdict};
 
 /// The severity as rules and policies write it; `unspecified` for one that this version does not know.
