@@ -79,8 +79,7 @@ struct ServeArgs {
     /// Remove entries stored longer ago than this, such as 12h or 30d; `none` keeps them
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = age)]
     retention_age: Limit<Duration>,
-    /// Remove the oldest entries when all together are larger than this, such as 512MiB or 8GiB; `none` keeps them.
-    /// The file is larger than its entries, mostly by less than half
+    /// Remove the oldest entries when all together are larger than this, such as 512MiB or 8GiB; `none` keeps them
     #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = size)]
     retention_bytes: Limit<u64>,
     /// Most items an agent may have sent without an acknowledgement
@@ -89,6 +88,9 @@ struct ServeArgs {
     /// Most agents connected at once
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     agents_max: usize,
+    /// What one agent may deliver per second; more waits in its spool
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = rate)]
+    agent_rate: u64,
     /// Most subscribers connected at once
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     subscribers_max: usize,
@@ -206,6 +208,12 @@ fn size(text: &str) -> Result<Limit<u64>, String> {
     quantity(text, &units, "a number with B, KiB, MiB, GiB or TiB, such as 8GiB")
 }
 
+fn rate(text: &str) -> Result<u64, String> {
+    size(text)?
+        .0
+        .ok_or_else(|| "write a number with B, KiB, MiB or GiB, such as 64MiB".to_owned())
+}
+
 fn quantity(text: &str, units: &[(&str, u64)], expected: &str) -> Result<Limit<u64>, String> {
     if text == "none" {
         return Ok(Limit(None));
@@ -297,6 +305,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         insecure_plaintext: args.insecure_plaintext,
         window: args.window,
         agents_max: args.agents_max,
+        agent_bytes_per_second: args.agent_rate,
         subscribers_max: args.subscribers_max,
         ..Config::new(args.data)
     };

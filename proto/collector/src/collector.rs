@@ -5,7 +5,7 @@ use crate::{
     http,
     ingest::{Ingest, Limits},
     metrics::Metrics,
-    store::{OpenError, Retention, Store},
+    store::{AlertLog, OpenError, Retention, embedded::Embedded},
 };
 use staghound_proto::{
     FILE_DESCRIPTOR_SET,
@@ -60,6 +60,8 @@ pub struct Config {
     pub subscribers_max: usize,
     /// How long a new stream may take to say what it wants.
     pub hello_timeout: Duration,
+    /// What one agent may deliver per second; more waits.
+    pub agent_bytes_per_second: u64,
 }
 
 impl Config {
@@ -77,6 +79,7 @@ impl Config {
             agents_max: 4096,
             subscribers_max: 1024,
             hello_timeout: Duration::from_secs(10),
+            agent_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -109,7 +112,7 @@ pub enum StartError {
 pub struct Collector {
     grpc: SocketAddr,
     http: Option<SocketAddr>,
-    store: Arc<Store>,
+    store: Arc<dyn AlertLog>,
     stop: watch::Sender<bool>,
     /// Held by every stream, and until shutdown by the collector itself.
     alive: mpsc::Sender<()>,
@@ -151,9 +154,9 @@ impl Collector {
         let metrics = Arc::new(Metrics::new());
         let opening = {
             let (data, retention, metrics) = (config.data.clone(), config.retention, Arc::clone(&metrics));
-            tokio::task::spawn_blocking(move || Store::open(&data, retention, metrics))
+            tokio::task::spawn_blocking(move || Embedded::open(&data, retention, metrics))
         };
-        let store = Arc::new(
+        let store: Arc<dyn AlertLog> = Arc::new(
             opening
                 .await
                 .map_err(|error| StartError::Internal(error.to_string()))??,
@@ -167,6 +170,7 @@ impl Collector {
             message_bytes_max: config.message_bytes_max,
             streams_max: config.agents_max,
             hello_timeout: config.hello_timeout,
+            agent_bytes_per_second: config.agent_bytes_per_second,
         };
         let ingest = Ingest::new(
             Arc::clone(&store),

@@ -8,12 +8,13 @@ use crate::{
     cursor::Cursor,
     filter::Filter,
     metrics::Metrics,
-    store::{ReadLimit, Store, Unavailable},
+    store::{AlertLog, Page, ReadLimit, Stored, Unavailable},
 };
+use prost::Message as _;
 use prost_types::Timestamp;
 use staghound_proto::v1::{
-    Edge, Entries, Heartbeat, Start, SubscribeRequest, SubscribeResponse, feed_service_server::FeedService, start,
-    subscribe_request, subscribe_response,
+    Edge, Entries, Entry, Heartbeat, Item, Start, SubscribeRequest, SubscribeResponse,
+    feed_service_server::FeedService, start, subscribe_request, subscribe_response,
 };
 use std::{
     sync::{
@@ -41,7 +42,7 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
 /// The service; clones share everything.
 #[derive(Clone)]
 pub(crate) struct Feed {
-    store: Arc<Store>,
+    store: Arc<dyn AlertLog>,
     metrics: Arc<Metrics>,
     subscribers_max: usize,
     subscribers: Arc<AtomicUsize>,
@@ -53,7 +54,7 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(
-        store: Arc<Store>,
+        store: Arc<dyn AlertLog>,
         metrics: Arc<Metrics>,
         subscribers_max: usize,
         start_timeout: Duration,
@@ -249,7 +250,7 @@ impl Feed {
                 } else {
                     let sent = page.entries.len() as u64;
                     let entries = Entries {
-                        entries: page.entries,
+                        entries: self.entries(page)?,
                         lost_before,
                     };
                     (subscribe_response::Phase::Entries(entries), sent)
@@ -310,7 +311,7 @@ impl Feed {
         let cursor: Cursor = text
             .parse()
             .map_err(|error| Status::invalid_argument(format!("cursor {shown:?} is invalid: {error}")))?;
-        let end = self.store.cursor(*self.store.next().borrow());
+        let end = self.cursor(*self.store.next().borrow());
         if cursor.store != end.store {
             let message = format!("cursor {shown:?} is of another store; start at earliest to read what this one has");
             return Err(Status::invalid_argument(message));
@@ -324,9 +325,31 @@ impl Feed {
         Ok(cursor.next)
     }
 
+    fn entries(&self, page: Page) -> Result<Vec<Entry>, Status> {
+        let entry = |stored: Stored| {
+            let item = Item::decode(stored.item);
+            Ok(Entry {
+                cursor: self.cursor(stored.next).to_string(),
+                agent_id: String::from(&*stored.agent_id),
+                epoch: String::from(&*stored.epoch),
+                sequence: stored.sequence,
+                ingest_time: stored.ingest_time,
+                item: Some(item.map_err(|error| Status::data_loss(format!("a stored entry is damaged: {error}")))?),
+            })
+        };
+        page.entries.into_iter().map(entry).collect()
+    }
+
+    fn cursor(&self, next: u64) -> Cursor {
+        Cursor {
+            store: self.store.tag(),
+            next,
+        }
+    }
+
     fn heartbeat(&self, next: u64, lost_before: bool) -> subscribe_response::Phase {
         subscribe_response::Phase::Heartbeat(Heartbeat {
-            cursor: self.store.cursor(next).to_string(),
+            cursor: self.cursor(next).to_string(),
             time: Some(Timestamp::from(SystemTime::now())),
             lost_before,
         })

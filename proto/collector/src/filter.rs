@@ -56,6 +56,12 @@ impl TryFrom<Wanted> for Filter {
 }
 
 impl Filter {
+    /// Whether everything passes.
+    pub(crate) fn is_all(&self) -> bool {
+        let lists = [&self.techniques, &self.rules, &self.hosts, &self.runs, &self.namespaces];
+        self.min_severity == 0 && !self.alerts_only && lists.into_iter().all(HashSet::is_empty)
+    }
+
     /// Whether an item passes; `stream_host` is the host of the stream it came in on.
     pub(crate) fn passes(&self, item: &Item, stream_host: &str) -> bool {
         let host = match &item.kind {

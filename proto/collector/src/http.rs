@@ -1,6 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
-use crate::{metrics::Metrics, store::Store};
+use crate::{metrics::Metrics, store::AlertLog};
 use axum::{
     Router,
     http::{StatusCode, header},
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The routes. `/healthz` says that the process answers, `/readyz` that it takes and gives data.
-pub(crate) fn routes(metrics: Arc<Metrics>, store: Arc<Store>, stopping: watch::Receiver<bool>) -> Router {
+pub(crate) fn routes(metrics: Arc<Metrics>, store: Arc<dyn AlertLog>, stopping: watch::Receiver<bool>) -> Router {
     let ready = move || {
         let (status, text) = match (*stopping.borrow(), store.is_open()) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),

@@ -7,22 +7,26 @@ use crate::{
     collector::stopped,
     metrics::Metrics,
     sequence::{self, BadBatch},
-    store::{Append, Appended, Store},
+    store::{AlertLog, Append, Appended},
 };
 use prost::Message as _;
+use prost_types::Timestamp;
 use staghound_proto::{
     CONTRACT_VERSION,
     v1::{
-        Ack, Batch, Hello, PublishRequest, PublishResponse, Welcome, ingest_service_server::IngestService,
+        Ack, Batch, Hello, PublishRequest, PublishResponse, Welcome, ingest_service_server::IngestService, item,
         publish_request, publish_response,
     },
 };
 use std::{
     collections::{HashMap, VecDeque, hash_map},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -30,6 +34,12 @@ use tonic::{Code, Request, Response, Status, Streaming};
 const BATCHES_IN_FLIGHT_MAX: usize = 16;
 /// Bytes of all streams that may wait for their commit.
 const BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// The same of one stream, so that one that floods does not take the place of all others.
+const STREAM_BYTES_IN_FLIGHT_MAX: usize = 8 << 20;
+/// What an agent may deliver per second that has more than its share of a full store: slow, not silent.
+const SLOW_BYTES_PER_SECOND: u64 = 64 << 10;
+/// An agent may be ahead of its rate by so much.
+const BURST: Duration = Duration::from_secs(1);
 const RESPONSES_QUEUED_MAX: usize = 16;
 const AGENT_ID_BYTES_MAX: usize = 253;
 const EPOCH_DIGITS: usize = 32;
@@ -43,12 +53,14 @@ pub(crate) struct Limits {
     pub(crate) message_bytes_max: usize,
     pub(crate) streams_max: usize,
     pub(crate) hello_timeout: Duration,
+    /// What one agent may deliver per second.
+    pub(crate) agent_bytes_per_second: u64,
 }
 
 /// The service; clones share everything.
 #[derive(Clone)]
 pub(crate) struct Ingest {
-    store: Arc<Store>,
+    store: Arc<dyn AlertLog>,
     metrics: Arc<Metrics>,
     limits: Limits,
     live: Arc<Live>,
@@ -60,7 +72,7 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     pub(crate) fn new(
-        store: Arc<Store>,
+        store: Arc<dyn AlertLog>,
         metrics: Arc<Metrics>,
         limits: Limits,
         stopping: watch::Receiver<bool>,
@@ -131,6 +143,7 @@ struct Stream {
 /// A batch on its way to the disk.
 struct InFlight {
     items: usize,
+    bytes: usize,
     result: oneshot::Receiver<Appended>,
     _bytes: OwnedSemaphorePermit,
 }
@@ -179,6 +192,7 @@ impl Ingest {
         // The queue of the store is in order, so what the replaced stream had handed over is in this watermark.
         let unavailable = |error: crate::store::Unavailable| refuse("store", Code::Unavailable, error.to_string());
         let watermark = self.store.watermark(&agent_id, &epoch).await.map_err(unavailable)?;
+        self.store.greeted(hello.clone()).await;
         tracing::info!(agent = &*agent_id, epoch = &*epoch, watermark, version = ?hello.agent_version, "agent connected");
         let rolled_back = hello.next_sequence <= watermark;
         if rolled_back {
@@ -202,8 +216,11 @@ impl Ingest {
 
         let mut in_flight = VecDeque::<InFlight>::new();
         let mut reading = true;
+        let mut pace = Pace::default();
         loop {
-            let room = in_flight.len() < BATCHES_IN_FLIGHT_MAX;
+            let waiting = in_flight.iter().map(|batch| batch.bytes).sum::<usize>();
+            let room = in_flight.len() < BATCHES_IN_FLIGHT_MAX && waiting < STREAM_BYTES_IN_FLIGHT_MAX;
+            let ahead = pace.ahead();
             tokio::select! {
                 biased;
                 () = live.replaced() => return Err(replaced()),
@@ -218,7 +235,8 @@ impl Ingest {
                     send(stream, &mut live, ack).await?;
                 }
                 () = stopped(&mut stopping), if reading => reading = false,
-                message = stream.inbound.message(), if reading && room => match message {
+                () = sleep_until(ahead.unwrap_or_else(Instant::now)), if reading && ahead.is_some() => {}
+                message = stream.inbound.message(), if reading && room && ahead.is_none() => match message {
                     Err(status) => return Err(self.broken(&status)),
                     Ok(None) => reading = false,
                     Ok(Some(PublishRequest { phase: Some(publish_request::Phase::Batch(batch)) })) => {
@@ -230,13 +248,19 @@ impl Ingest {
                             return Err(refuse("rolled_back", Code::FailedPrecondition, message));
                         }
                         let waiting = in_flight.iter().map(|batch| batch.items).sum();
-                        let (append, items) = self.take(&batch, waiting, &agent_id, &epoch, &host)?;
+                        let (append, items) = self.take(batch, waiting, &agent_id, &epoch, &host)?;
                         let bytes = append.items.iter().map(|placed| placed.encoded.len()).sum::<usize>();
                         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(u32::try_from(BYTES_IN_FLIGHT_MAX).unwrap_or(u32::MAX));
                         let handed_over = async {
                             let permit = Arc::clone(&self.bytes).acquire_many_owned(permits).await.expect("the semaphore is never closed");
-                            InFlight { items, result: self.store.append(append).await, _bytes: permit }
+                            InFlight { items, bytes, result: self.store.append(append).await, _bytes: permit }
                         };
+                        let slow = self.store.has_more_than_its_share(&agent_id);
+                        if slow {
+                            self.metrics.ingest_slowed.inc();
+                        }
+                        let rate = if slow { SLOW_BYTES_PER_SECOND } else { self.limits.agent_bytes_per_second };
+                        pace.spend(bytes, rate);
                         // Only this stream's own read-ahead waits here; its acknowledgements follow once it is queued.
                         tokio::select! {
                             () = live.replaced() => return Err(replaced()),
@@ -264,7 +288,7 @@ impl Ingest {
     /// Checks a batch as far as that needs no store.
     fn take(
         &self,
-        batch: &Batch,
+        mut batch: Batch,
         waiting: usize,
         agent_id: &Arc<str>,
         epoch: &Arc<str>,
@@ -278,6 +302,12 @@ impl Ingest {
                 waiting + items
             );
             return Err(refuse("window", Code::ResourceExhausted, message));
+        }
+        let ingest_time = Timestamp::from(SystemTime::now());
+        for item in &mut batch.items {
+            if let Some(item::Kind::Alert(alert)) = &mut item.kind {
+                alert.ingest_time = Some(ingest_time);
+            }
         }
         let placed = sequence::place(batch.first_sequence, &batch.items).map_err(|error| {
             let code = match error {
@@ -294,6 +324,7 @@ impl Ingest {
             agent_id: Arc::clone(agent_id),
             epoch: Arc::clone(epoch),
             host: Arc::clone(host),
+            ingest_time,
             items: placed,
         };
         Ok((append, items))
@@ -322,6 +353,27 @@ impl Ingest {
             }
             code => refuse("connection", code, status.message()),
         }
+    }
+}
+
+/// When an agent has delivered what its rate allows.
+#[derive(Default)]
+struct Pace {
+    /// When what was delivered so far would have come at the rate.
+    due: Option<Instant>,
+}
+
+impl Pace {
+    fn spend(&mut self, bytes: usize, bytes_per_second: u64) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let time = Duration::from_micros(bytes.saturating_mul(1_000_000) / bytes_per_second.max(1));
+        let now = Instant::now();
+        self.due = Some(self.due.map_or(now, |due| due.max(now)) + time);
+    }
+
+    /// Until when to read nothing.
+    fn ahead(&self) -> Option<Instant> {
+        self.due.map(|due| due - BURST).filter(|until| *until > Instant::now())
     }
 }
 
@@ -492,6 +544,16 @@ impl Drop for Entered<'_> {
 mod tests {
     use super::*;
     use staghound_proto::v1::Host;
+
+    #[test]
+    fn a_burst_is_taken_and_more_must_wait() {
+        let mut pace = Pace::default();
+        pace.spend(900, 1000);
+        assert_eq!(pace.ahead(), None);
+        pace.spend(10_000, 1000);
+        let wait = pace.ahead().unwrap() - Instant::now();
+        assert!((9.0..=9.9).contains(&wait.as_secs_f64()), "{wait:?}");
+    }
 
     fn hello() -> Hello {
         Hello {

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     pub(crate) ingest_items: Counter,
     pub(crate) ingest_duplicates: Counter,
     pub(crate) ingest_sequence_gaps: Counter,
+    pub(crate) ingest_slowed: Counter,
     pub(crate) ingest_rejected: Family<Reason, Counter>,
     pub(crate) feed_subscribers: Gauge,
     pub(crate) feed_entries: Counter,
@@ -29,6 +30,9 @@ pub(crate) struct Metrics {
     pub(crate) store_bytes: Gauge,
     pub(crate) store_entries: Gauge,
     pub(crate) store_next_position: Gauge,
+    pub(crate) store_segments: Gauge,
+    pub(crate) store_damaged_bytes: Gauge,
+    pub(crate) store_damage_met: Counter,
     pub(crate) store_removed: Counter,
     pub(crate) store_failures: Counter,
     pub(crate) store_open: Gauge,
@@ -57,6 +61,11 @@ impl Metrics {
             "Items dropped because they were stored before",
         );
         let ingest_sequence_gaps = counter(r, "ingest_sequence_gaps", "Declared losses of items that were stored");
+        let ingest_slowed = counter(
+            r,
+            "ingest_slowed_batches",
+            "Batches of agents that have more than their share of a full store",
+        );
         let ingest_rejected = Family::<Reason, Counter>::default();
         r.register(
             "ingest_rejected_streams",
@@ -84,6 +93,13 @@ impl Metrics {
         let store_bytes = gauge(r, "store_bytes", "Bytes of stored entries");
         let store_entries = gauge(r, "store_entries", "Stored entries");
         let store_next_position = gauge(r, "store_next_position", "Position the next entry will get");
+        let store_segments = gauge(r, "store_segments", "Files that entries are stored in");
+        let store_damaged_bytes = gauge(
+            r,
+            "store_damaged_bytes",
+            "Bytes of stored entries that were found damaged or missing when the store was opened",
+        );
+        let store_damage_met = counter(r, "store_damage_met", "Times a reader came upon damaged entries");
         let store_removed = counter(r, "store_removed_entries", "Entries removed by retention");
         let store_failures = counter(r, "store_failures", "Storage errors; the store is reopened after each");
         let store_open = gauge(
@@ -98,6 +114,7 @@ impl Metrics {
             ingest_items,
             ingest_duplicates,
             ingest_sequence_gaps,
+            ingest_slowed,
             ingest_rejected,
             feed_subscribers,
             feed_entries,
@@ -107,6 +124,9 @@ impl Metrics {
             store_bytes,
             store_entries,
             store_next_position,
+            store_segments,
+            store_damaged_bytes,
+            store_damage_met,
             store_removed,
             store_failures,
             store_open,

@@ -10,6 +10,7 @@ pub(crate) struct Placed {
     pub(crate) to: u64,
     /// For a sequence gap its reason, to be able to shorten it.
     gap_reason: Option<i32>,
+    observation_gap: bool,
     /// The encoded `Item`.
     pub(crate) encoded: Vec<u8>,
 }
@@ -17,6 +18,10 @@ pub(crate) struct Placed {
 impl Placed {
     pub(crate) fn is_sequence_gap(&self) -> bool {
         self.gap_reason.is_some()
+    }
+
+    pub(crate) fn is_observation_gap(&self) -> bool {
+        self.observation_gap
     }
 
     /// A sequence gap without what is before `from`.
@@ -70,7 +75,7 @@ pub(crate) fn place(first: u64, items: &[Item]) -> Result<Vec<Placed>, BadBatch>
     let mut due = first;
     let mut placed = Vec::with_capacity(items.len());
     for item in items {
-        let (to, gap_reason) = match &item.kind {
+        let (to, gap_reason, observation_gap) = match &item.kind {
             None | Some(item::Kind::Gap(Gap { kind: None })) => return Err(BadBatch::UnknownKind(due)),
             Some(item::Kind::Gap(Gap {
                 kind: Some(gap::Kind::Sequence(gap)),
@@ -87,18 +92,18 @@ pub(crate) fn place(first: u64, items: &[Item]) -> Result<Vec<Placed>, BadBatch>
                         to: gap.to,
                     });
                 }
-                (gap.to, Some(gap.reason))
+                (gap.to, Some(gap.reason), false)
             }
             Some(item::Kind::Gap(Gap {
                 kind: Some(gap::Kind::Observation(_)),
-            }))
-            | Some(item::Kind::Alert(_))
-            | Some(item::Kind::Run(_)) => (due, None),
+            })) => (due, None, true),
+            Some(item::Kind::Alert(_) | item::Kind::Run(_)) => (due, None, false),
         };
         placed.push(Placed {
             from: due,
             to,
             gap_reason,
+            observation_gap,
             encoded: item.encode_to_vec(),
         });
         due = to.checked_add(1).ok_or(BadBatch::Overflow)?;

@@ -202,7 +202,7 @@ fn a_crash_while_the_store_was_made_does_not_stop_the_next_start() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().join("data");
     fs::create_dir(&data).unwrap();
-    fs::write(data.join("store.redb.new"), b"half").unwrap();
+    fs::write(data.join("index.redb.new"), b"half").unwrap();
     Process::start(&data).kill();
     Process::start(&data).kill();
 }
@@ -239,16 +239,18 @@ async fn a_store_that_cannot_be_used_gives_one_clear_error() {
         &["refusing to listen", "--insecure-plaintext"],
     );
 
-    fs::write(data.join("store.redb"), b"no store at all").unwrap();
-    fails(&data, &free, &["cannot open store", "store.redb", "move it away"]);
-    fs::remove_file(data.join("store.redb")).unwrap();
-    let database = redb::Database::create(data.join("store.redb")).unwrap();
+    let index = data.join("index.redb");
+    fs::write(&index, b"no store at all").unwrap();
+    fails(&data, &free, &["cannot open store", "index.redb", "move it away"]);
+    fs::remove_file(&index).unwrap();
+    fails(&data, &free, &["it is missing although there are segments"]);
+    let database = redb::Database::create(&index).unwrap();
     let transaction = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
     transaction.open_table(meta).unwrap().insert("format", 77).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    fails(&data, &free, &["has format 77", "reads format 1"]);
+    fails(&data, &free, &["has format 77", "reads format 2"]);
     fails(
         Path::new("/proc/staghound"),
         &[],
