@@ -5,12 +5,19 @@
 
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain};
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    env, fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn main() -> Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf");
     // SAFETY: a build script has one thread here, and nobody reads the environment meanwhile.
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    share_work(&out).context("cannot share the work on the BPF programs between builds")?;
     aya_build::build_ebpf(
         [Package {
             name: "staghound-ebpf",
@@ -23,10 +30,31 @@ fn main() -> Result<()> {
     .context(
         "cannot build the BPF programs; `cargo xtask build` installs what they need (rust-src, bpf-linker 0.10.0)",
     )?;
-    let object = Path::new(&env::var("OUT_DIR")?).join("staghound-bpf");
+    let object = out.join("staghound-bpf");
     name_unions_as_the_kernel_allows(&object).with_context(|| format!("cannot mend {}", object.display()))?;
     println!("cargo:rustc-env=STAGHOUND_COMMIT={}", commit());
     Ok(())
+}
+
+/// Debug, release, clippy's and the guests' builds of the agent need the same object: what compiling it leaves is kept in
+/// one place of the target directory, so that only the first of them takes the time.
+fn share_work(out: &Path) -> io::Result<()> {
+    // Cargo marks the target directory so.
+    let Some(target) = out.ancestors().find(|ancestor| ancestor.join("CACHEDIR.TAG").is_file()) else {
+        return Ok(());
+    };
+    let shared = target.join("bpf");
+    fs::create_dir_all(&shared)?;
+    let link = out.join("aya-build");
+    if fs::read_link(&link).is_ok_and(|known| known == shared) {
+        return Ok(());
+    }
+    match fs::symlink_metadata(&link) {
+        Ok(known) if known.is_dir() => fs::remove_dir_all(&link)?,
+        Ok(_) => fs::remove_file(&link)?,
+        Err(_) => {}
+    }
+    symlink(shared, link)
 }
 
 /// The kernel refuses type information with `<` in a name. bpf-linker 0.10 rewrites such names of structs, but not of
