@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod policy;
+pub mod report;
 pub mod yaml;
 
 use staghound_proto::v1::{Decision, PolicyMode, Severity, Verdict};
