@@ -32,6 +32,7 @@ fn main() -> Result<()> {
     )?;
     let object = out.join("staghound-bpf");
     name_unions_as_the_kernel_allows(&object).with_context(|| format!("cannot mend {}", object.display()))?;
+    strip(&object).with_context(|| format!("cannot strip {}", object.display()))?;
     println!("cargo:rustc-env=STAGHOUND_COMMIT={}", commit());
     Ok(())
 }
@@ -73,6 +74,29 @@ fn name_unions_as_the_kernel_allows(object: &Path) -> Result<()> {
         bytes[at..at + ALLOWED.len()].copy_from_slice(ALLOWED);
     }
     Ok(fs::write(object, bytes)?)
+}
+
+/// Leaves out what only debuggers read: nine tenths of the object, which the agent would carry, and parse at each start.
+/// The kernel's type information stays, less its relocations: what they say is in it already.
+fn strip(path: &Path) -> Result<()> {
+    let bytes = fs::read(path)?;
+    let mut object = object::build::elf::Builder::read(bytes.as_slice())?;
+    for section in &mut object.sections {
+        let name: &[u8] = &section.name;
+        section.delete = [&b".debug_"[..], b".rel.debug_", b".rel.BTF"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+    }
+    object.delete_orphans();
+    // LLVM keeps names of sections among those of symbols; what is written here has a table of their own.
+    let names = object.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    Ok(fs::write(path, stripped)?)
 }
 
 /// The commit being built, or `unknown` outside a repository.
