@@ -216,6 +216,13 @@ impl Buffer {
         self.set_used(self.used() + 4);
     }
 
+    /// Memory for a moment, where variable data will be: `READ_MAX` bytes.
+    #[inline(always)]
+    pub(crate) fn aside(&self) -> *mut u8 {
+        // SAFETY: the fixed part is shorter than the scratch memory by more than that.
+        unsafe { self.scratch.cast::<u8>().add(FIXED_MAX) }
+    }
+
     /// Ends a part: where it lies.
     #[inline(always)]
     pub(crate) fn span(&self) -> Span {

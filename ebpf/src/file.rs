@@ -3,17 +3,17 @@
 use crate::{
     SYSCALLS, demand,
     emit::{Record, count, place},
-    kernel::{Call, File, Task, read},
-    offset,
+    kernel::{Call, Entry, File, Look, Task, lately_ns},
     path::{self, CWD, Name, append_passed},
 };
 use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_boot_ns,
     macros::map,
     maps::{Array, PerCpuArray},
 };
 use core::ptr::{read_volatile, write_volatile};
-use staghound_ebpf::{Action, Chdir, DEDUPE_NS, Kind, Loss, Open, PathChange, Ring, SyscallTable, file_mode};
+use staghound_ebpf::{
+    Action, Chdir, DEDUPE_NS, Kind, Loss, Open, PathChange, Ring, SyscallTable, file_mode, open_demand,
+};
 
 /// Places in the table of recent events; a power of two.
 const RECENT_OPENS: u32 = 1024;
@@ -50,21 +50,22 @@ pub(crate) fn open(call: &Call) -> Result<(), Loss> {
     let record = Record::<Open>::new(place::SYSCALL)?;
     // What is opened by a handle was found by no path: rules about it name none, and it is rare.
     let by_handle = || form(call) & SyscallTable::HANDLE != 0;
-    if !describe_wanted(&record, call.task, file, by_handle)? {
+    let Some((mount, dentry)) = describe_wanted(&record, call.task, file, by_handle)? else {
         return Ok(());
-    }
+    };
     call.describe(Kind::Open, &record);
     let body = record.body();
     // SAFETY: as above.
     unsafe { (*body).result = call.result as i32 };
     // SAFETY: as above.
-    path::append(&record, file.mount()?, file.dentry()?, unsafe { &raw mut (*body).path })?;
+    path::append(&record, mount, dentry, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::File)
 }
 
-/// Fills the body of an open from the file; false when nobody wants it, or an equal one was reported lately.
+/// Fills the body of an open from the file, and yields its place: mount and dentry. None when nobody wants it, or an equal one
+/// was reported lately.
 #[inline(always)]
-pub(crate) fn describe_open(record: &Record<Open>, task: Task, file: File) -> Result<bool, Loss> {
+pub(crate) fn describe_open(record: &Record<Open>, task: Task, file: File) -> Result<Option<(u64, u64)>, Loss> {
     describe_wanted(record, task, file, || false)
 }
 
@@ -73,44 +74,56 @@ fn describe_wanted(
     record: &Record<Open>,
     task: Task,
     file: File,
-    is_always: impl FnOnce() -> bool,
-) -> Result<bool, Loss> {
-    let dentry = file.dentry()?;
-    let file_mode = file.mode()?;
-    let open_flags = file.flags()?;
+    is_always: impl Fn() -> bool,
+) -> Result<Option<(u64, u64)>, Loss> {
+    // SAFETY: so much is there.
+    let Look {
+        mode,
+        flags,
+        mount,
+        dentry,
+        inode,
+    } = unsafe { file.look(record.aside()) }?;
     // Numbered as the engine does: read, write, created. A file opened as a mere place is as good as read.
-    let access = file_mode & 3 | u32::from(file_mode & file_mode::CREATED != 0) << 2;
-    if !demand::is_wanted(file, if access == 0 { file_mode::READ } else { access }, renames())? && !is_always() {
+    let access = mode & 3 | u32::from(mode & file_mode::CREATED != 0) << 2;
+    let access = if access == 0 { file_mode::READ } else { access };
+    // Most opens end here: nothing before this may cost much.
+    let demand = demand::of(access);
+    if demand == open_demand::NONE && !is_always() {
         count(Loss::Unwanted);
-        return Ok(false);
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let entry = unsafe { Entry::of(dentry, record.aside()) }?;
+    if demand == open_demand::NAMES && !demand::is_named(mount, dentry, &entry, access, renames())? && !is_always() {
+        count(Loss::Unwanted);
+        return Ok(None);
     }
     let mut suppressed = 0;
-    if file_mode & file_mode::CREATED == 0 {
-        let hash: u32 = read(dentry, offset!(dentry_hash))?;
+    if mode & file_mode::CREATED == 0 {
         let key = Key {
             object: dentry,
-            place: file.mount()?,
-            how: u64::from(hash) << 32 | u64::from(open_flags),
+            place: mount,
+            how: u64::from(entry.hash) << 32 | u64::from(flags),
         };
         match recent(task, &key) {
-            Recent::Reported => return Ok(false),
+            Recent::Reported => return Ok(None),
             Recent::Due(equal) => suppressed = equal,
         }
     }
-    let inode = file.inode()?;
     let fixed = Open {
         inode: inode.number()?,
         device: inode.device()?,
         mode: u32::from(inode.mode()?),
-        open_flags,
-        file_mode: file_mode & (file_mode::CREATED | file_mode::READ | file_mode::WRITE),
+        open_flags: flags,
+        file_mode: mode & (file_mode::CREATED | file_mode::READ | file_mode::WRITE),
         suppressed,
         layer: inode.layer()?,
         ..Open::default()
     };
     // SAFETY: the body lies in scratch memory.
     unsafe { record.body().write(fixed) };
-    Ok(true)
+    Ok(Some((mount, dentry)))
 }
 
 /// An open that was not allowed, or failed otherwise where a rule asks for that. No file tells what it led to; so the path is what was passed.
@@ -169,8 +182,7 @@ pub(crate) fn recent(task: Task, key: &Key) -> Recent {
         return Recent::Due(0);
     };
     let renames = renames();
-    // SAFETY: has no preconditions.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = lately_ns();
     // SAFETY: a valid per-CPU map value, and programs behind sys_exit do not nest.
     let slot = unsafe { &mut *slot };
     let same = slot.object == key.object

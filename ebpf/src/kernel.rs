@@ -10,8 +10,8 @@ use crate::{
 };
 use aya_ebpf::{
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
-        bpf_probe_read_kernel, bpf_task_pt_regs,
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_jiffies64,
+        bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_task_pt_regs,
     },
     programs::{BtfTracePointContext, LsmContext},
 };
@@ -75,6 +75,20 @@ pub(crate) unsafe fn read_to<T: Copy>(to: *mut T, address: u64, offset: usize) -
     // SAFETY: the helper checks the source address; the caller vouches for `to`.
     let status = unsafe { bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, source.cast()) };
     if status < 0 { Err(Loss::ReadFailed) } else { Ok(()) }
+}
+
+/// A clock to tell whether something was lately, to a tick of some milliseconds. The kernel's count of ticks is one load;
+/// reading the exact time takes as long as all else that is done for an open that nobody wants.
+#[inline(always)]
+pub(crate) fn lately_ns() -> u64 {
+    let tick_ns = constant(&SETTINGS.tick_ns);
+    if tick_ns == 0 {
+        // SAFETY: has no preconditions.
+        unsafe { bpf_ktime_get_boot_ns() }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_jiffies64() }.wrapping_mul(u64::from(tick_ns))
+    }
 }
 
 /// A task of known BTF type.
@@ -452,6 +466,44 @@ impl File {
         read(self.0, offset!(file_private))
     }
 
+    /// What an open is told by, by way of `aside`: its members lie close together, and one long read costs little more than
+    /// one of a word.
+    ///
+    /// # Safety
+    /// `aside` must be valid for writes of [`LOOK_BYTES`].
+    #[inline(always)]
+    pub(crate) unsafe fn look(self, aside: *mut u8) -> Result<Look, Loss> {
+        let (mode, flags, inode) = (offset!(file_mode), offset!(file_flags), offset!(file_inode));
+        let mount = offset!(file_path) + offset!(path_mount);
+        let dentry = offset!(file_path) + offset!(path_dentry);
+        let from = least(least(mode, flags), least(inode, least(mount, dentry)));
+        let to = most(most(mode, flags) + 4, most(inode, most(mount, dentry)) + 8);
+        if to - from > LOOK_BYTES {
+            return Ok(Look {
+                mode: self.mode()?,
+                flags: self.flags()?,
+                mount: self.mount()?,
+                dentry: self.dentry()?,
+                inode: self.inode()?,
+            });
+        }
+        let source = (self.0 as *const u8).wrapping_add(from);
+        // SAFETY: the helper checks the source; the caller vouches for `aside`.
+        if unsafe { bpf_probe_read_kernel(aside.cast(), (to - from) as u32, source.cast()) } < 0 {
+            return Err(Loss::ReadFailed);
+        }
+        // SAFETY: all of them lie in what was read, aligned as in the struct that begins at a multiple of eight.
+        unsafe {
+            Ok(Look {
+                mode: read_volatile(aside.add(mode - from).cast()),
+                flags: read_volatile(aside.add(flags - from).cast()),
+                mount: read_volatile(aside.add(mount - from).cast()),
+                dentry: read_volatile(aside.add(dentry - from).cast()),
+                inode: Inode(read_volatile(aside.add(inode - from).cast())),
+            })
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn inode(self) -> Result<Inode, Loss> {
         Ok(Inode(read(self.0, offset!(file_inode))?))
@@ -474,6 +526,71 @@ impl File {
         };
         if pid == 0 { Ok(0) } else { number(pid, 0) }
     }
+}
+
+/// Most bytes of a `struct file` from the first member that is looked at to the end of the last: 96 at most from 5.10 to 7.x.
+pub(crate) const LOOK_BYTES: usize = 128;
+
+/// What an open is told by.
+pub(crate) struct Look {
+    pub(crate) mode: u32,
+    pub(crate) flags: u32,
+    pub(crate) mount: u64,
+    pub(crate) dentry: u64,
+    pub(crate) inode: Inode,
+}
+
+/// What a file is told by where it lies.
+pub(crate) struct Entry {
+    pub(crate) parent: u64,
+    /// Address of its name.
+    pub(crate) name: u64,
+    /// Of its name and of where its parent is in memory.
+    pub(crate) hash: u32,
+}
+
+impl Entry {
+    /// Of a dentry, by way of `aside`.
+    ///
+    /// # Safety
+    /// As for [`File::look`].
+    #[inline(always)]
+    pub(crate) unsafe fn of(dentry: u64, aside: *mut u8) -> Result<Self, Loss> {
+        let (parent, name, hash) = (offset!(dentry_parent), offset!(dentry_name), offset!(dentry_hash));
+        let from = least(parent, least(name, hash));
+        let to = most(most(parent, name) + 8, hash + 4);
+        if to - from > LOOK_BYTES {
+            return Ok(Self {
+                parent: read(dentry, parent)?,
+                name: read(dentry, name)?,
+                hash: read(dentry, hash)?,
+            });
+        }
+        let source = (dentry as *const u8).wrapping_add(from);
+        // SAFETY: the helper checks the source; the caller vouches for `aside`.
+        if unsafe { bpf_probe_read_kernel(aside.cast(), (to - from) as u32, source.cast()) } < 0 {
+            return Err(Loss::ReadFailed);
+        }
+        // SAFETY: as in `File::look`.
+        unsafe {
+            Ok(Self {
+                parent: read_volatile(aside.add(parent - from).cast()),
+                name: read_volatile(aside.add(name - from).cast()),
+                hash: read_volatile(aside.add(hash - from).cast()),
+            })
+        }
+    }
+}
+
+/// `Ord::min` of constants, without the call.
+#[inline(always)]
+fn least(one: usize, other: usize) -> usize {
+    if one < other { one } else { other }
+}
+
+#[inline(always)]
+fn most(one: usize, other: usize) -> usize {
+    if one < other { other } else { one }
 }
 
 /// An inode, by address.

@@ -148,4 +148,6 @@ pub struct Settings {
     pub socket_lengths: u32,
     /// Which argument of its tracepoint is io_uring's request.
     pub request_argument: u32,
+    /// Nanoseconds of a tick of the kernel; 0 where the programs cannot have the number of ticks, or it is unknown.
+    pub tick_ns: u32,
 }

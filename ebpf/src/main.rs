@@ -61,6 +61,7 @@ static SETTINGS: Settings = Settings {
     generation: 0,
     socket_lengths: 0,
     request_argument: 0,
+    tick_ns: 0,
 };
 
 /// How calls without a program of their own are recorded; set before loading, then frozen.

@@ -74,13 +74,13 @@ pub(crate) fn open(at: u32, file: *const u8) -> Result<(), Loss> {
     }
     let file = File::at(file as u64);
     let record = Record::<Open>::new(at)?;
-    if !file::describe_open(&record, task, file)? {
+    let Some((mount, dentry)) = file::describe_open(&record, task, file)? else {
         return Ok(());
-    }
+    };
     record.describe(Kind::Open);
     record.flag(flags::IO_URING | flags::RESULT_UNKNOWN);
     let body = record.body();
     // SAFETY: the body lies in scratch memory.
-    path::append(&record, file.mount()?, file.dentry()?, unsafe { &raw mut (*body).path })?;
+    path::append(&record, mount, dentry, unsafe { &raw mut (*body).path })?;
     record.submit(Ring::File)
 }

@@ -561,6 +561,8 @@ impl<'a> Plan<'a> {
             generation,
             socket_lengths: u32::from(assumed.socket_lengths),
             request_argument: self.kernel.request_argument(),
+            // As old as that in programs of this kind.
+            tick_ns: if features.task_pointers { tick_ns() } else { 0 },
         }
     }
 
@@ -959,6 +961,18 @@ fn forward_logs(running: &[Running]) {
 #[must_use]
 pub fn object_digest() -> String {
     format!("{:08x}", crc32c::crc32c(OBJECT))
+}
+
+/// Nanoseconds of a tick: what the coarse clock counts by (kernel/time/posix-timers.c); 0 when it does not tell.
+fn tick_ns() -> u32 {
+    // SAFETY: an all-zero `timespec` is valid: it is made of integers.
+    let mut resolution: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid place for what the call writes.
+    let status = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+    if status != 0 || resolution.tv_sec != 0 {
+        return 0;
+    }
+    u32::try_from(resolution.tv_nsec).unwrap_or(0)
 }
 
 #[cfg(test)]
