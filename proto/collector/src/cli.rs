@@ -3,11 +3,15 @@
 use crate::{
     VERSION,
     collector::{Collector, Config},
+    security::{
+        certs::{self, Wanted},
+        tls::Files,
+    },
     store::Retention,
     tail,
 };
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use staghound_proto::v1::Severity;
 use std::{
@@ -52,6 +56,9 @@ enum Command {
         after_help = "Examples:\n  staghound-collector tail --from earliest --min-severity high\n  staghound-collector tail --technique T1003 --output json --cursor-file ./cursor | jq .message"
     )]
     Tail(TailArgs),
+    /// Certificates
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  staghound-collector completions bash > /etc/bash_completion.d/staghound-collector"
@@ -60,6 +67,38 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum CertsCommand {
+    /// Make a throw-away authority with certificates for the collector, an agent and a consumer
+    ///
+    /// To try TLS out. Whoever has the directory can pose as any agent and any consumer.
+    #[command(
+        after_help = "Example:\n  staghound-collector certs dev ./certs --host collector.example --agent node-1\n  staghound-collector serve --listen 0.0.0.0:50051 --tls-cert certs/server.pem --tls-key certs/server.key --tls-client-ca certs/ca.pem"
+    )]
+    Dev(CertsDevArgs),
+}
+
+#[derive(Debug, Args)]
+struct CertsDevArgs {
+    /// Where to; made when it does not exist
+    directory: PathBuf,
+    /// Name or address that the collector is reached by, besides localhost, 127.0.0.1 and ::1; may be repeated
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+    /// Id of an agent, as in its configuration; may be repeated
+    #[arg(long, value_name = "ID", default_value = "agent")]
+    agent: Vec<String>,
+    /// Name of a consumer; may be repeated
+    #[arg(long, value_name = "NAME", default_value = "consumer")]
+    consumer: Vec<String>,
+    /// How long they hold
+    #[arg(long, value_name = "AGE", default_value = "90d", value_parser = duration)]
+    validity: Duration,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -94,9 +133,29 @@ struct ServeArgs {
     /// Most subscribers connected at once
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     subscribers_max: usize,
-    /// Listen without encryption on addresses that other machines can reach. Anyone there can read and forge alerts
+    /// The server's certificate in PEM, those that vouch for it after it; read again when it changes
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_client_ca"])]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Who vouches for agents and consumers, in PEM. Their certificates name them by a URI: staghound://agent/ID may
+    /// deliver as that agent, staghound://consumer/NAME may read
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Given twice: serve gRPC without encryption on addresses that other machines can reach. Anyone there can read
+    /// and forge alerts
+    #[arg(long, action = ArgAction::Count, conflicts_with = "tls_cert")]
+    insecure_plaintext: u8,
+    /// Serve metrics and health on an address that other machines can reach
     #[arg(long)]
-    insecure_plaintext: bool,
+    insecure_http: bool,
+    /// Most connections at once
+    #[arg(long, value_name = "COUNT", default_value_t = 8192)]
+    connections_max: usize,
+    /// How long a connection lasts before the peer must connect again, such as 30m
+    #[arg(long, value_name = "AGE", default_value = "1h", value_parser = duration)]
+    connection_age: Duration,
     /// Write the addresses here once they are served: the gRPC address on the first line, the HTTP one on the second
     #[arg(long, value_name = "FILE")]
     port_file: Option<PathBuf>,
@@ -113,6 +172,15 @@ pub(crate) struct TailArgs {
         default_value = "http://127.0.0.1:50051"
     )]
     pub(crate) url: String,
+    /// Who vouches for the collector, in PEM; needed for https
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
+    pub(crate) ca: Option<PathBuf>,
+    /// Our certificate in PEM, which names us by the URI staghound://consumer/NAME
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    pub(crate) key: Option<PathBuf>,
     /// Where to start: earliest, latest, or a cursor from an earlier entry
     #[arg(long, value_name = "POSITION", default_value = "latest")]
     pub(crate) from: String,
@@ -208,6 +276,20 @@ fn size(text: &str) -> Result<Limit<u64>, String> {
     quantity(text, &units, "a number with B, KiB, MiB, GiB or TiB, such as 8GiB")
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    age(text)?
+        .0
+        .ok_or_else(|| "write a number with s, m, h or d, such as 30m".to_owned())
+}
+
+fn files(certificate: Option<PathBuf>, key: Option<PathBuf>, client_ca: Option<PathBuf>) -> Option<Files> {
+    Some(Files {
+        certificate: certificate?,
+        key: key?,
+        client_ca: client_ca?,
+    })
+}
+
 fn rate(text: &str) -> Result<u64, String> {
     size(text)?
         .0
@@ -253,6 +335,21 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "staghound-collector", &mut script);
             io::stdout()
                 .write_all(&script)
+                .context("cannot write to standard output")
+        }
+        Command::Certs(CertsCommand::Dev(args)) => {
+            let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+            let made = certs::make(&Wanted {
+                directory: args.directory,
+                hosts: local.into_iter().chain(args.host).collect(),
+                agents: args.agent,
+                consumers: args.consumer,
+                validity: args.validity,
+                force: args.force,
+            })?;
+            let paths: String = made.iter().map(|path| format!("{}\n", path.display())).collect();
+            io::stdout()
+                .write_all(paths.as_bytes())
                 .context("cannot write to standard output")
         }
         Command::Serve(args) => {
@@ -302,7 +399,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             age: args.retention_age.0,
             bytes: args.retention_bytes.0,
         },
-        insecure_plaintext: args.insecure_plaintext,
+        tls: files(args.tls_cert, args.tls_key, args.tls_client_ca),
+        insecure_plaintext: args.insecure_plaintext >= 2,
+        insecure_http: args.insecure_http,
+        connections_max: args.connections_max,
+        connection_age: args.connection_age,
         window: args.window,
         agents_max: args.agents_max,
         agent_bytes_per_second: args.agent_rate,

@@ -5,6 +5,10 @@ use crate::{
     http,
     ingest::{Ingest, Limits},
     metrics::Metrics,
+    security::{
+        Peer, listener,
+        tls::{Files, Tls, TlsError},
+    },
     store::{AlertLog, OpenError, Retention, embedded::Embedded},
 };
 use staghound_proto::{
@@ -18,7 +22,7 @@ use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, timeout},
 };
-use tonic::transport::server::TcpIncoming;
+use tonic::{codec::CompressionEncoding, service::InterceptorLayer};
 use tonic_health::ServingStatus;
 
 /// Streams that end by themselves get this long; a peer that does not read is cut off after it.
@@ -26,6 +30,10 @@ const STREAMS_END_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Streams that reached the age of their connection have this long to end.
+const CONNECTION_GRACE: Duration = Duration::from_secs(60);
+/// What a consumer says is small.
+const REQUEST_BYTES_MAX: usize = 256 << 10;
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// HTTP/2 flow control: what a peer may have under way before it is read.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -48,8 +56,16 @@ pub struct Config {
     pub data: PathBuf,
     /// What may be removed from the store.
     pub retention: Retention,
-    /// Listen without encryption on addresses that other machines can reach.
+    /// Certificates; without them nothing is encrypted and nobody authenticated.
+    pub tls: Option<Files>,
+    /// Serve gRPC without encryption on addresses that other machines can reach.
     pub insecure_plaintext: bool,
+    /// The same of metrics and health.
+    pub insecure_http: bool,
+    /// Most connections at once.
+    pub connections_max: usize,
+    /// How long a connection lasts; then its streams end, and the peer connects again.
+    pub connection_age: Duration,
     /// Most items an agent may have sent without an acknowledgement.
     pub window: u32,
     /// Largest gRPC message taken.
@@ -73,7 +89,11 @@ impl Config {
             http: Some(loopback),
             data: data.into(),
             retention: Retention::default(),
+            tls: None,
             insecure_plaintext: false,
+            insecure_http: false,
+            connections_max: 8192,
+            connection_age: Duration::from_secs(3600),
             window: 8192,
             message_bytes_max: 4 << 20,
             agents_max: 4096,
@@ -89,9 +109,17 @@ impl Config {
 pub enum StartError {
     /// Anyone on the network could read and forge alerts.
     #[error(
-        "refusing to listen on {0} without encryption: it is not a loopback address; listen on 127.0.0.1, or give --insecure-plaintext if the network is trusted"
+        "refusing to listen on {0} without encryption: it is not a loopback address, and anyone who reaches it could read and forge alerts; give --tls-cert, --tls-key and --tls-client-ca (`staghound-collector certs dev` makes some to try), listen on 127.0.0.1, or give --insecure-plaintext twice"
     )]
     Plaintext(SocketAddr),
+    /// Metrics could be read by anyone.
+    #[error(
+        "refusing to serve HTTP on {0}: it is not a loopback address, and metrics are neither encrypted nor authenticated; use 127.0.0.1, or give --insecure-http if the network is trusted"
+    )]
+    PlaintextHttp(SocketAddr),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address is taken or not ours.
     #[error("cannot listen on {address}: {source}; free the port or give another address")]
     Listen {
@@ -127,11 +155,20 @@ impl Collector {
     /// # Errors
     /// An address is refused or taken, or the store does not open.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        for address in [Some(config.listen), config.http].into_iter().flatten() {
-            if !address.ip().is_loopback() && !config.insecure_plaintext {
-                return Err(StartError::Plaintext(address));
-            }
+        if config.tls.is_none() && !config.listen.ip().is_loopback() && !config.insecure_plaintext {
+            return Err(StartError::Plaintext(config.listen));
         }
+        if let Some(address) = config
+            .http
+            .filter(|http| !http.ip().is_loopback() && !config.insecure_http)
+        {
+            return Err(StartError::PlaintextHttp(address));
+        }
+        let metrics = Arc::new(Metrics::new());
+        let tls = match config.tls {
+            Some(files) => Some(Arc::new(Tls::load(files, Arc::clone(&metrics))?)),
+            None => None,
+        };
         let bind = async |address| {
             TcpListener::bind(address)
                 .await
@@ -151,7 +188,6 @@ impl Collector {
         let grpc = local(&grpc_listener)?;
         let http = http_listener.as_ref().map(local).transpose()?;
 
-        let metrics = Arc::new(Metrics::new());
         let opening = {
             let (data, retention, metrics) = (config.data.clone(), config.retention, Arc::clone(&metrics));
             tokio::task::spawn_blocking(move || Embedded::open(&data, retention, metrics))
@@ -162,6 +198,7 @@ impl Collector {
                 .map_err(|error| StartError::Internal(error.to_string()))??,
         );
 
+        let encrypted = tls.is_some();
         let (stop, stopping) = watch::channel(false);
         let (alive, streams) = mpsc::channel(1);
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -171,6 +208,7 @@ impl Collector {
             streams_max: config.agents_max,
             hello_timeout: config.hello_timeout,
             agent_bytes_per_second: config.agent_bytes_per_second,
+            stream_age: config.connection_age,
         };
         let ingest = Ingest::new(
             Arc::clone(&store),
@@ -184,6 +222,7 @@ impl Collector {
             Arc::clone(&metrics),
             config.subscribers_max,
             config.hello_timeout,
+            config.connection_age,
             stopping.clone(),
             alive.downgrade(),
         );
@@ -196,6 +235,18 @@ impl Collector {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
 
+        let ingest = IngestServiceServer::new(ingest)
+            .max_decoding_message_size(config.message_bytes_max)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        let feed = FeedServiceServer::new(feed)
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .send_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Zstd);
+        let counted = InterceptorLayer::new(|request: tonic::Request<()>| {
+            Peer::of(&request)?.count()?;
+            Ok(request)
+        });
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -203,11 +254,16 @@ impl Collector {
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            // Streams end by themselves before; this is for connections without any, and those that do not go.
+            .max_connection_age(config.connection_age)
+            .max_connection_age_grace(CONNECTION_GRACE)
+            .layer(counted)
             .add_service(health_service)
             .add_service(reflection)
-            .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(config.message_bytes_max))
-            .add_service(FeedServiceServer::new(feed).max_decoding_message_size(config.message_bytes_max));
-        let incoming = TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
+            .add_service(ingest)
+            .add_service(feed);
+        let (incoming, accepting) =
+            listener::accept(grpc_listener, tls.clone(), config.connections_max, Arc::clone(&metrics));
         let mut tasks = Vec::new();
         let stopped = until_stopped(stopping.clone());
         let serving = async move {
@@ -215,6 +271,7 @@ impl Collector {
                 tracing::error!(%error, "gRPC server failed");
             }
         };
+        tasks.push(("listener", tokio::spawn(accepting)));
         tasks.push(("grpc", tokio::spawn(serving)));
         if let Some(listener) = http_listener {
             let routes = http::routes(metrics, Arc::clone(&store), stopping.clone());
@@ -240,6 +297,10 @@ impl Collector {
                     };
                     if running {
                         store.tick().await;
+                        if let Some(tls) = tls.clone() {
+                            // Small files; but a file system may be slow.
+                            drop(tokio::task::spawn_blocking(move || tls.reload()).await);
+                        }
                     }
                     if serving != (running && store.is_open()) {
                         serving = !serving;
@@ -259,7 +320,7 @@ impl Collector {
             }
         };
         tasks.push(("store tick", tokio::spawn(ticking)));
-        tracing::info!(%grpc, http = ?http, data = %config.data.display(), version = crate::VERSION, "collector started");
+        tracing::info!(%grpc, http = ?http, tls = encrypted, data = %config.data.display(), version = crate::VERSION, "collector started");
         Ok(Self {
             grpc,
             http,

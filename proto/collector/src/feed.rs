@@ -7,7 +7,9 @@ use crate::{
     collector::stopped,
     cursor::Cursor,
     filter::Filter,
+    ingest::spread,
     metrics::Metrics,
+    security::Peer,
     store::{AlertLog, Page, ReadLimit, Stored, Unavailable},
 };
 use prost::Message as _;
@@ -47,6 +49,7 @@ pub(crate) struct Feed {
     subscribers_max: usize,
     subscribers: Arc<AtomicUsize>,
     start_timeout: Duration,
+    stream_age: Duration,
     stopping: watch::Receiver<bool>,
     /// Held by every subscriber's task to its end, which is how the collector waits for them.
     alive: mpsc::WeakSender<()>,
@@ -58,6 +61,7 @@ impl Feed {
         metrics: Arc<Metrics>,
         subscribers_max: usize,
         start_timeout: Duration,
+        stream_age: Duration,
         stopping: watch::Receiver<bool>,
         alive: mpsc::WeakSender<()>,
     ) -> Self {
@@ -67,6 +71,7 @@ impl Feed {
             subscribers_max,
             subscribers: Arc::default(),
             start_timeout,
+            stream_age,
             stopping,
             alive,
         }
@@ -81,6 +86,10 @@ impl FeedService for Feed {
         &self,
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let peer = Peer::of(&request)?.clone();
+        peer.consumer().inspect_err(|status| {
+            tracing::warn!(peer = %peer.address, status = ?status.message(), "subscriber refused");
+        })?;
         let Some(counted) = Counted::enter(self) else {
             let message =
                 "this collector has as many subscribers as it may have; use another or raise --subscribers-max";
@@ -90,9 +99,8 @@ impl FeedService for Feed {
         let (sender, receiver) = mpsc::channel(RESPONSES_QUEUED_MAX);
         let feed = self.clone();
         tokio::spawn(async move {
-            let peer = request.remote_addr();
             if let Err(status) = feed.serve(request.into_inner(), &sender).await {
-                tracing::info!(?peer, status = ?status.message(), "subscriber ended");
+                tracing::info!(peer = %peer.address, status = ?status.message(), "subscriber ended");
                 drop(timeout(feed.start_timeout, sender.send(Err(status))).await);
             }
             drop((counted, alive));
@@ -213,6 +221,7 @@ impl Feed {
             credit,
             ended: false,
         };
+        let old_at = Instant::now() + spread(self.stream_age);
         let mut quiet_since = Instant::now();
         let mut lost_before = false;
         loop {
@@ -225,8 +234,12 @@ impl Feed {
                     },
                     taken = inbound.take() => taken?,
                     () = stopped(&mut stopping) => return Err(shutting_down()),
+                    () = sleep_until(old_at) => return Err(old()),
                 }
             };
+            if old_at <= Instant::now() {
+                return Err(old());
+            }
             let entries_max = inbound.may_send();
             let end = *newest.borrow_and_update();
             let (response, sent) = if entries_max > 0 && next < end {
@@ -269,6 +282,7 @@ impl Feed {
                     }
                     () = responses.closed() => return Ok(()),
                     () = stopped(&mut stopping) => return Err(shutting_down()),
+                    () = sleep_until(old_at) => return Err(old()),
                     () = sleep_until(quiet_since + heartbeat) => {}
                 }
                 // The transport may be full; then there is something it has to send, and no need for a heartbeat.
@@ -365,6 +379,10 @@ impl Feed {
 #[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
 fn unavailable(error: Unavailable) -> Status {
     Status::unavailable(format!("{error}; resume at your last cursor"))
+}
+
+fn old() -> Status {
+    Status::unavailable("the connection has reached its age; connect again and resume at your last cursor")
 }
 
 fn shutting_down() -> Status {

@@ -6,6 +6,7 @@
 use crate::{
     collector::stopped,
     metrics::Metrics,
+    security::{Allowed, Peer},
     sequence::{self, BadBatch},
     store::{AlertLog, Append, Appended},
 };
@@ -55,6 +56,8 @@ pub(crate) struct Limits {
     pub(crate) hello_timeout: Duration,
     /// What one agent may deliver per second.
     pub(crate) agent_bytes_per_second: u64,
+    /// How long a stream lasts.
+    pub(crate) stream_age: Duration,
 }
 
 /// The service; clones share everything.
@@ -99,18 +102,22 @@ impl IngestService for Ingest {
         &self,
         request: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<Self::PublishStream>, Status> {
+        let peer = Peer::of(&request)?.clone();
+        let allowed = peer.agent().inspect_err(|status| {
+            self.metrics.rejected("role");
+            tracing::warn!(peer = %peer.address, status = ?status.message(), "ingest refused");
+        })?;
         let alive = self.alive.upgrade().ok_or_else(|| shutting_down().status)?;
         let (sender, receiver) = mpsc::channel(RESPONSES_QUEUED_MAX);
         let ingest = self.clone();
         tokio::spawn(async move {
-            let peer = request.remote_addr();
             let mut stream = Stream {
                 inbound: request.into_inner(),
                 responses: sender.clone(),
             };
-            if let Err(refusal) = ingest.serve(&mut stream).await {
+            if let Err(refusal) = ingest.serve(&mut stream, &allowed).await {
                 ingest.metrics.rejected(refusal.reason);
-                tracing::warn!(?peer, reason = refusal.reason, status = ?refusal.status.message(), "ingest stream ended");
+                tracing::warn!(peer = %peer.address, reason = refusal.reason, status = ?refusal.status.message(), "ingest stream ended");
                 // A peer that does not read its end finds out from the closed stream.
                 let sent = tokio::time::timeout(ingest.limits.hello_timeout, sender.send(Err(refusal.status)));
                 drop(sent.await);
@@ -150,7 +157,7 @@ struct InFlight {
 
 impl Ingest {
     /// One stream from hello to end.
-    async fn serve(&self, stream: &mut Stream) -> Result<(), Refusal> {
+    async fn serve(&self, stream: &mut Stream, allowed: &Allowed) -> Result<(), Refusal> {
         let mut stopping = self.stopping.clone();
         let hello = tokio::select! {
             hello = tokio::time::timeout(self.limits.hello_timeout, stream.inbound.message()) => hello,
@@ -178,6 +185,13 @@ impl Ingest {
             }
         };
         check(&hello).map_err(|(code, message)| refuse("hello", code, message))?;
+        if !allowed.permits(&hello.agent_id) {
+            let message = format!(
+                "the hello says agent {:?}, the certificate says another; set that agent id, or use the certificate of this agent",
+                hello.agent_id
+            );
+            return Err(refuse("identity", Code::PermissionDenied, message));
+        }
         let agent_id: Arc<str> = hello.agent_id.as_str().into();
         let epoch: Arc<str> = hello.epoch.as_str().into();
         let host: Arc<str> = hello.host.as_ref().map_or("", |host| host.name.as_str()).into();
@@ -217,6 +231,8 @@ impl Ingest {
         let mut in_flight = VecDeque::<InFlight>::new();
         let mut reading = true;
         let mut pace = Pace::default();
+        let old_at = Instant::now() + spread(self.limits.stream_age);
+        let mut old = false;
         loop {
             let waiting = in_flight.iter().map(|batch| batch.bytes).sum::<usize>();
             let room = in_flight.len() < BATCHES_IN_FLIGHT_MAX && waiting < STREAM_BYTES_IN_FLIGHT_MAX;
@@ -235,6 +251,8 @@ impl Ingest {
                     send(stream, &mut live, ack).await?;
                 }
                 () = stopped(&mut stopping), if reading => reading = false,
+                // What is under way is acknowledged first.
+                () = sleep_until(old_at), if reading => (reading, old) = (false, true),
                 () = sleep_until(ahead.unwrap_or_else(Instant::now)), if reading && ahead.is_some() => {}
                 message = stream.inbound.message(), if reading && room && ahead.is_none() => match message {
                     Err(status) => return Err(self.broken(&status)),
@@ -278,7 +296,12 @@ impl Ingest {
                 break;
             }
         }
-        if *self.stopping.borrow() {
+        if old {
+            tracing::debug!(agent = &*agent_id, "stream reached its age");
+            let status = Status::unavailable("the connection has reached its age; connect again and resume");
+            drop(stream.responses.send(Err(status)).await);
+            Ok(())
+        } else if *self.stopping.borrow() {
             Err(shutting_down())
         } else {
             Ok(())
@@ -354,6 +377,15 @@ impl Ingest {
             code => refuse("connection", code, status.message()),
         }
     }
+}
+
+/// Somewhat less than an age, so that those that came together do not all come again together.
+pub(crate) fn spread(age: Duration) -> Duration {
+    let mut random = [0];
+    if getrandom::fill(&mut random).is_err() {
+        return age;
+    }
+    age - age / 1024 * u32::from(random[0]) / 2
 }
 
 /// When an agent has delivered what its rate allows.

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod collector;
+pub mod security;
 pub mod store;
 
 mod cursor;

@@ -22,6 +22,9 @@ pub(crate) struct Metrics {
     pub(crate) ingest_sequence_gaps: Counter,
     pub(crate) ingest_slowed: Counter,
     pub(crate) ingest_rejected: Family<Reason, Counter>,
+    pub(crate) connections_refused: Family<Reason, Counter>,
+    pub(crate) tls_reloads: Counter,
+    pub(crate) tls_files_bad: Gauge,
     pub(crate) feed_subscribers: Gauge,
     pub(crate) feed_entries: Counter,
     pub(crate) feed_lost_before: Counter,
@@ -72,6 +75,18 @@ impl Metrics {
             "Streams ended with an error, by reason",
             ingest_rejected.clone(),
         );
+        let connections_refused = Family::<Reason, Counter>::default();
+        r.register(
+            "connections_refused",
+            "Connections that ended before their first request, by reason",
+            connections_refused.clone(),
+        );
+        let tls_reloads = counter(r, "tls_reloads", "Times that new certificates were taken over");
+        let tls_files_bad = gauge(
+            r,
+            "tls_files_bad",
+            "Whether the files of certificates cannot be used (1), so that those from before are served",
+        );
         let feed_subscribers = gauge(r, "feed_subscribers", "Live subscribers");
         let feed_entries = counter(r, "feed_sent_entries", "Entries sent to subscribers");
         let feed_lost_before = counter(
@@ -116,6 +131,9 @@ impl Metrics {
             ingest_sequence_gaps,
             ingest_slowed,
             ingest_rejected,
+            connections_refused,
+            tls_reloads,
+            tls_files_bad,
             feed_subscribers,
             feed_entries,
             feed_lost_before,
@@ -135,6 +153,10 @@ impl Metrics {
 
     pub(crate) fn rejected(&self, reason: &'static str) {
         self.ingest_rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&Reason { reason }).inc();
     }
 
     /// The OpenMetrics text.

@@ -1,6 +1,9 @@
 //! A feed client for people: prints alerts as text or JSON, and goes on where it was after a lost connection.
 
-use crate::cli::{Output, TailArgs};
+use crate::{
+    cli::{Output, TailArgs},
+    security::client::{self, ClientFiles},
+};
 use anyhow::{Context as _, bail};
 use staghound_proto::{
     json, text,
@@ -50,6 +53,7 @@ pub(crate) async fn run(args: TailArgs) -> anyhow::Result<()> {
 struct Tail {
     args: TailArgs,
     endpoint: Endpoint,
+    files: Option<ClientFiles>,
     position: start::Position,
     colour: bool,
     printed: u64,
@@ -72,6 +76,14 @@ impl Tail {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_while_idle(true);
+        let files = match (&args.ca, &args.cert, &args.key) {
+            (Some(ca), Some(certificate), Some(key)) => Some(ClientFiles {
+                ca: ca.clone(),
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            (_, _, _) => None,
+        };
         let stored = args.cursor_file.as_deref().map(read_cursor).transpose()?.flatten();
         let position = match stored.as_deref().unwrap_or(&args.from) {
             "earliest" => start::Position::Edge(Edge::Earliest.into()),
@@ -83,6 +95,7 @@ impl Tail {
         Ok(Self {
             args,
             endpoint,
+            files,
             position,
             colour,
             printed: 0,
@@ -123,12 +136,9 @@ impl Tail {
     async fn connection(&mut self) -> anyhow::Result<Ended> {
         let mut received = false;
         let lost = |status, received| Ok(Ended::Lost { status, received });
-        let channel = match self.endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => {
-                let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                return lost(Status::unavailable(format!("cannot connect: {reason}")), received);
-            }
+        let (channel, verdict) = match client::connect(&self.endpoint, self.files.as_ref()).await {
+            Ok(connected) => connected,
+            Err(status) => return lost(status, received),
         };
         let start = Start {
             position: Some(self.position.clone()),
@@ -145,12 +155,12 @@ impl Tail {
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = match client.subscribe(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return lost(status, received),
+            Err(status) => return lost(verdict.judge(status), received),
         };
         loop {
             let response = match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
                 Err(_) => return lost(Status::unavailable("no heartbeat came"), received),
-                Ok(Err(status)) => return lost(status, received),
+                Ok(Err(status)) => return lost(verdict.judge(status), received),
                 Ok(Ok(None)) => return lost(Status::unavailable("the stream ended"), received),
                 Ok(Ok(Some(response))) => response,
             };

@@ -27,6 +27,10 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the binary and waits until it serves.
     pub(crate) fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    pub(crate) fn start_with(data: &Path, arguments: &[String]) -> Self {
         let ports = data.with_extension("ports");
         drop(fs::remove_file(&ports));
         let mut command = binary();
@@ -40,6 +44,7 @@ impl Process {
             "warn",
         ]);
         let mut child = command
+            .args(arguments)
             .arg("--data")
             .arg(data)
             .arg("--port-file")

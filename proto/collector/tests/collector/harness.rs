@@ -11,7 +11,10 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
 pub(crate) const EPOCH: &str = "0123456789abcdef0123456789abcdef";
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -71,6 +74,14 @@ impl Running {
     }
 }
 
+async fn plain(address: SocketAddr) -> Result<Channel, Status> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await;
+    channel.map_err(|error| Status::unavailable(error.to_string()))
+}
+
 pub(crate) fn hello(id: &str) -> Hello {
     Hello {
         agent_id: id.to_owned(),
@@ -119,7 +130,15 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn connect(address: SocketAddr, hello: Hello) -> Result<(Self, Welcome), Status> {
-        let mut agent = Self::open(address).await?;
+        Self::open(address).await?.greet(hello).await
+    }
+
+    pub(crate) async fn connect_by(channel: Channel, hello: Hello) -> Result<(Self, Welcome), Status> {
+        Self::open_by(channel).await?.greet(hello).await
+    }
+
+    async fn greet(self, hello: Hello) -> Result<(Self, Welcome), Status> {
+        let mut agent = self;
         agent.send(publish_request::Phase::Hello(hello)).await;
         match agent.response().await?.and_then(|response| response.phase) {
             Some(publish_response::Phase::Welcome(welcome)) => Ok((agent, welcome)),
@@ -128,8 +147,11 @@ impl Agent {
     }
 
     pub(crate) async fn open(address: SocketAddr) -> Result<Self, Status> {
-        let client = IngestServiceClient::connect(format!("http://{address}")).await;
-        let mut client = client.map_err(|error| Status::unavailable(error.to_string()))?;
+        Self::open_by(plain(address).await?).await
+    }
+
+    async fn open_by(channel: Channel) -> Result<Self, Status> {
+        let mut client = IngestServiceClient::new(channel);
         let (requests, receiver) = mpsc::channel(64);
         let responses = client.publish(ReceiverStream::new(receiver)).await?.into_inner();
         Ok(Self { requests, responses })
@@ -212,8 +234,11 @@ pub(crate) struct Subscriber {
 
 impl Subscriber {
     pub(crate) async fn connect(address: SocketAddr, start: Start) -> Result<Self, Status> {
-        let client = FeedServiceClient::connect(format!("http://{address}")).await;
-        let mut client = client.map_err(|error| Status::unavailable(error.to_string()))?;
+        Self::connect_by(plain(address).await?, start).await
+    }
+
+    pub(crate) async fn connect_by(channel: Channel, start: Start) -> Result<Self, Status> {
+        let mut client = FeedServiceClient::new(channel);
         let (requests, receiver) = mpsc::channel(16);
         requests
             .try_send(SubscribeRequest {

@@ -5,4 +5,5 @@ mod crash;
 mod feed;
 mod harness;
 mod ingest;
+mod security;
 mod server;
