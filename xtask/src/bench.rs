@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::binaries::{Profile, build_floor, build_load, build_products};
-use crate::command::{cargo, print, run, tell};
+use crate::command::{cargo, output, print, run, tell};
 use crate::vm::Kernel;
 use crate::{setup, vm, workspace};
 
@@ -197,10 +197,10 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
                 continue;
             }
             Choice::Drain => {
-                run(programs
-                    .floor
-                    .command("drain")
-                    .arg(if options.quick { "5" } else { "20" }))?;
+                let turns = if options.quick { "5" } else { "20" };
+                let text = output(programs.floor.command("drain").arg(turns))?;
+                print(text.trim_end());
+                figures.push(floor::drained(&text)?);
                 continue;
             }
             Choice::Hooks | Choice::Criterion => continue,
