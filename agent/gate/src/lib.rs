@@ -4,6 +4,7 @@
 //! again anywhere. Nothing here asks the kernel, reads a clock, or writes a file.
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod policy;
 pub mod report;
 pub mod yaml;

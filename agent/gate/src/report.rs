@@ -16,7 +16,7 @@ pub mod junit;
 pub mod markdown;
 pub mod navigator;
 pub mod sarif;
-mod words;
+pub(crate) mod words;
 
 /// How a run is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +169,20 @@ fn html_escape(value: &str) -> String {
 }
 
 /// Whether it is a SHA-256 as we write it.
-fn is_sha256(digest: &str) -> bool {
+pub(crate) fn is_sha256(digest: &str) -> bool {
     digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A part of a path within a URI.
+pub(crate) fn percent_encode(part: &str) -> String {
+    let mut encoded = String::with_capacity(part.len());
+    for byte in part.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b'+' | b',' | b'=' => {
+                encoded.push(char::from(byte));
+            }
+            byte => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use staghound_engine::attack::{self, Lookup};
 use staghound_proto::v1::{Decision, Event, Finding, Process, Run, RunProcess, Severity, Verdict, event::Object};
 
-use super::{markdown, technique_address, words};
+use super::{markdown, percent_encode, technique_address, words};
 use crate::{decision_name, mode_name, severity_name, verdict_name};
 
 const SCHEMA: &str = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
@@ -398,7 +398,7 @@ fn within(workspace: &str, path: &str) -> Option<String> {
             ".." => {
                 parts.pop()?;
             }
-            part => parts.push(encode(part)),
+            part => parts.push(percent_encode(part)),
         }
     }
     (!parts.is_empty()).then(|| parts.join("/"))
@@ -407,7 +407,7 @@ fn within(workspace: &str, path: &str) -> Option<String> {
 fn absolute_uri(path: &str) -> Option<String> {
     let is_usable = path.starts_with('/') && path.len() <= URI_BYTES_MAX;
     is_usable.then(|| {
-        let parts: Vec<String> = path.split('/').map(encode).collect();
+        let parts: Vec<String> = path.split('/').map(percent_encode).collect();
         format!("file://{}", parts.join("/"))
     })
 }
@@ -415,20 +415,6 @@ fn absolute_uri(path: &str) -> Option<String> {
 fn directory_uri(path: &str) -> Option<String> {
     let uri = absolute_uri(path)?;
     Some(if uri.ends_with('/') { uri } else { uri + "/" })
-}
-
-/// A part of a path within a URI.
-fn encode(part: &str) -> String {
-    let mut encoded = String::with_capacity(part.len());
-    for byte in part.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b'+' | b',' | b'=' => {
-                encoded.push(char::from(byte));
-            }
-            byte => encoded += &format!("%{byte:02X}"),
-        }
-    }
-    encoded
 }
 
 fn artifacts(run: &Run) -> Value {

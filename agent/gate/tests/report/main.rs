@@ -8,7 +8,10 @@ mod fixture;
 
 use std::{fs, path::Path};
 
-use staghound_gate::report::{self, Format};
+use staghound_gate::{
+    attest::{self, envelope, key::PrivateKey},
+    report::{self, Format},
+};
 use staghound_proto::v1::Run;
 
 /// Bytes that no report may exceed, whatever the run holds; the JSON alone is as large as the run.
@@ -132,4 +135,50 @@ fn the_summary_ends_with_the_verdict() {
     }
     let coloured = report::console::render(&fixture::hostile(), true);
     assert!(coloured.contains("\u{1b}[1;31mFAIL"));
+}
+
+#[test]
+fn an_attestation_says_what_it_is_about() {
+    let key = PrivateKey::generate(&[7; 32]).unwrap();
+    for (run, names, verdict) in [
+        (
+            fixture::incident(),
+            &["dist/app.js", "node_modules/@esbuild/linux-x64/bin/esbuild"][..],
+            "fail",
+        ),
+        (fixture::quiet(), &["report.json"], "pass"),
+        (fixture::hostile(), &["report.json"], "fail"),
+    ] {
+        let bundle = envelope::bundle(&attest::statement(&run), &key);
+        let attested = envelope::verify(&bundle, &key.public()).unwrap();
+        let subjects: Vec<&str> = attested.subjects.iter().map(|subject| subject.name.as_str()).collect();
+        assert_eq!((subjects.as_slice(), attested.verdict.as_str()), (names, verdict));
+        assert_eq!(attested.run_id, run.run_id);
+        assert!(attested.covers(&attested.report));
+    }
+    // A run as large as can be is attested in bounded room, and what is left out is counted.
+    let statement = attest::statement(&fixture::huge());
+    assert!(statement.len() < 2 * REPORT_BYTES_MAX, "{}", statement.len());
+    assert!(statement.contains("\"notListed\""));
+}
+
+#[test]
+fn statements_and_bundles_are_golden_too() {
+    let key = PrivateKey::generate(&[7; 32]).unwrap();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let statement: serde_json::Value = serde_json::from_str(&attest::statement(&fixture::incident())).unwrap();
+    for (name, text) in [
+        ("incident/statement.json", format!("{statement:#}\n")),
+        (
+            "quiet/bundle.json",
+            envelope::bundle(&attest::statement(&fixture::quiet()), &key),
+        ),
+        ("key.pub", key.public().to_pem()),
+    ] {
+        let path = directory.join(name);
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}: UPDATE=1 writes it");
+    }
 }
