@@ -80,7 +80,8 @@ pub(crate) fn soak(options: &Options) -> Result<()> {
     let output = subscriber
         .take_stdout()
         .context("the subscriber has no standard output")?;
-    let delivered = Arc::new(Mutex::new(Delivered::default()));
+    let own = format!("soak-{}", std::process::id());
+    let delivered = Arc::new(Mutex::new(Delivered::of(&own)));
     let reader = {
         let delivered = Arc::clone(&delivered);
         std::thread::spawn(move || read(output, &delivered))
@@ -90,7 +91,7 @@ pub(crate) fn soak(options: &Options) -> Result<()> {
     let build = Workload::build(&directory.join("project"))?;
     let lanes = [
         lane("builds", &stop, move |_| build.run().map(|_| 0)),
-        lane("mixture", &stop, mixture(&load, &directory)?),
+        lane("mixture", &stop, mixture(&load, &directory.join(DECOYS).join(&own))?),
     ];
 
     let samples = sample(&mut line, &mut subscriber, &delivered, options, &lanes);
@@ -122,8 +123,9 @@ pub(crate) fn soak(options: &Options) -> Result<()> {
 }
 
 /// What came to the subscriber.
-#[derive(Default)]
 struct Delivered {
+    /// What the paths of our decoys contain: the agent sees those of others, such as a benchmark beside us, as well.
+    mark: String,
     /// The alerts of each decoy: when, by whom, and for how many events.
     decoys: BTreeMap<String, Vec<String>>,
     alerts: u64,
@@ -132,6 +134,15 @@ struct Delivered {
 }
 
 impl Delivered {
+    fn of(soak: &str) -> Delivered {
+        Delivered {
+            mark: format!("/{DECOYS}/{soak}/"),
+            decoys: BTreeMap::new(),
+            alerts: 0,
+            gaps: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, item: &Value) {
         if let Some(gap) = item.get("gap").or_else(|| item.pointer("/item/gap")) {
             let reason = ["/observation/reason", "/sequence/reason"]
@@ -147,7 +158,7 @@ impl Delivered {
             .and_then(Value::as_str)
             .unwrap_or_default();
         let is_ours = item.pointer("/rule/id").and_then(Value::as_str) == Some("bench/read");
-        if let Some((_, name)) = path.split_once(DECOYS)
+        if let Some(name) = path.split_once(&self.mark).map(|(_, name)| name)
             && is_ours
             && name != STORM_FILE
         {
@@ -167,7 +178,7 @@ impl Delivered {
 }
 
 /// The decoy that is opened over and over: how many alerts it makes depends on how its opens are counted together.
-const STORM_FILE: &str = "/storm";
+const STORM_FILE: &str = "storm";
 
 fn lock(delivered: &Mutex<Delivered>) -> std::sync::MutexGuard<'_, Delivered> {
     // Whoever panicked has left counts that are as good as before.
@@ -202,10 +213,10 @@ fn lane(
 }
 
 /// The second lane: a bit of everything. Yields how many decoys it read.
-fn mixture(load: &Path, directory: &Path) -> Result<impl Fn(u64) -> Result<u64> + Send + 'static> {
-    let decoys = directory.join(DECOYS);
+fn mixture(load: &Path, decoys: &Path) -> Result<impl Fn(u64) -> Result<u64> + Send + 'static> {
+    let decoys = decoys.to_owned();
     fs::create_dir_all(&decoys).with_context(|| format!("cannot create {}", decoys.display()))?;
-    let storm = decoys.join(STORM_FILE.trim_start_matches('/'));
+    let storm = decoys.join(STORM_FILE);
     fs::write(&storm, "decoy").with_context(|| format!("cannot write {}", storm.display()))?;
     let steps = [
         Workload::open_file(load, OPENS, &storm)?,
@@ -452,6 +463,9 @@ fn missing(delivered: &Delivered, decoys: u64, last: &Sample) -> Vec<String> {
         }
     ));
     let mut problems = Vec::new();
+    if came > decoys {
+        problems.push(format!("{} decoys came that nobody read", came - decoys));
+    }
     if came < decoys && (last.lost == 0 || gaps.is_empty()) {
         problems.push(format!(
             "{} decoys are missing, and nothing tells of a loss",
@@ -494,27 +508,28 @@ mod tests {
 
     #[test]
     fn items_are_told_apart() {
-        let mut delivered = Delivered::default();
+        let mut delivered = Delivered::of("soak-1");
         let read = |path: &str| json!({"rule": {"id": "bench/read"}, "event": {"file": {"path": path}}});
         for item in [
-            read("/x/staghound-bench-decoys/1-2"),
+            read("/x/staghound-bench-decoys/soak-1/1-2"),
             json!({
                 "rule": {"id": "bench/read"},
-                "event": {"file": {"path": "/x/staghound-bench-decoys/1-2"}},
+                "event": {"file": {"path": "/x/staghound-bench-decoys/soak-1/1-2"}},
                 "bootTimeNs": "7",
                 "process": {"pid": 8},
             }),
-            read("/x/staghound-bench-decoys/storm"),
-            json!({"rule": {"id": "a/b"}, "event": {"file": {"path": "/x/staghound-bench-decoys/1-3"}}}),
+            read("/x/staghound-bench-decoys/soak-1/storm"),
+            read("/x/staghound-bench-decoys/soak-2/1-2"),
+            json!({"rule": {"id": "a/b"}, "event": {"file": {"path": "/x/staghound-bench-decoys/soak-1/1-3"}}}),
             json!({"gap": {"observation": {"reason": "GAP_REASON_RING_FULL"}}}),
         ] {
             delivered.add(&item);
         }
-        assert_eq!(delivered.alerts, 4);
+        assert_eq!(delivered.alerts, 5);
         assert_eq!(
             delivered.decoys.into_iter().collect::<Vec<_>>(),
             [(
-                "/1-2".to_owned(),
+                "1-2".to_owned(),
                 vec!["at ? ns by ? of ?".to_owned(), "at 7 ns by 8 of ?".to_owned()]
             )]
         );
