@@ -294,16 +294,22 @@ fn run_program(
     }
 }
 
-/// Copies the program's output to the console and sums its `test result:` lines.
+/// Copies the program's output to the console, with the time that each test took, and sums its `test result:` lines.
 fn relay(output: impl io::Read) -> Result<(u64, u64)> {
     let (mut passed, mut failed) = (0, 0);
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
+    let mut begun = Instant::now();
     while reader
         .read_until(b'\n', &mut line)
         .context("cannot read the output of the program")?
         > 0
     {
+        if line.starts_with(b"test ") && line.ends_with(b" ok\n") {
+            line.truncate(line.len() - 1);
+            line.extend(format!(" in {:.1} s\n", begun.elapsed().as_secs_f64()).into_bytes());
+            begun = Instant::now();
+        }
         io::stdout()
             .lock()
             .write_all(&line)

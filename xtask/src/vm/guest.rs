@@ -43,13 +43,16 @@ pub(super) struct End {
 /// Boots, waits for the guest to power off, and returns what it reported.
 pub(super) fn boot(kernel: &Path, initramfs: &Path, arguments: &str, timeout: Duration) -> Result<End> {
     // Emulated, although some machines could virtualise: it is the same everywhere, also inside other virtual machines.
+    // Two threads, because an agent that starts compiles its rules while the kernel verifies its programs. Without `erms`,
+    // because kernels that see it copy and clear memory byte by byte (`rep movsb`), which an emulator does one at a time:
+    // the verifier alone took 7.7 s instead of 4.2.
     let mut command = program("qemu-system-x86_64");
     command
         .args([
             "-accel",
-            "tcg,thread=single",
+            "tcg,thread=multi",
             "-cpu",
-            "max",
+            "max,-erms",
             "-smp",
             "2",
             "-m",
