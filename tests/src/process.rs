@@ -5,10 +5,14 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+use serde_json::Value;
 
 use tempfile::TempDir;
 
@@ -64,6 +68,15 @@ impl Running {
     #[must_use]
     pub fn stdout(&self) -> Vec<u8> {
         fs::read(&self.stdout).expect("the file is ours")
+    }
+
+    /// What it has written to standard output from this byte on.
+    fn stdout_from(&self, start: u64) -> Vec<u8> {
+        let file = File::open(&self.stdout).expect("the file is ours");
+        let length = file.metadata().expect("the file is ours").len();
+        let mut bytes = vec![0; usize::try_from(length.saturating_sub(start)).expect("a length fits")];
+        file.read_exact_at(&mut bytes, start).expect("it only grows");
+        bytes
     }
 
     /// What it has written to standard error.
@@ -212,6 +225,14 @@ pub struct Agent {
     /// The process.
     pub running: Running,
     http: SocketAddr,
+    shown: Mutex<Shown>,
+}
+
+/// What was read of an agent's output so far: tests look again and again, and an emulated processor reads slowly.
+#[derive(Default)]
+struct Shown {
+    bytes: u64,
+    alerts: Vec<Arc<Value>>,
 }
 
 impl Agent {
@@ -232,7 +253,11 @@ impl Agent {
             let answer = get(http, "/readyz").ok()?;
             answer.starts_with("HTTP/1.1 200").then_some(())
         });
-        Self { running, http }
+        Self {
+            running,
+            http,
+            shown: Mutex::default(),
+        }
     }
 
     /// The value of a sample in its metrics, by the beginning of the line: name and labels.
@@ -246,13 +271,19 @@ impl Agent {
 
     /// Everything it has shown on standard output, as lines of JSON. A line that is being written does not count yet.
     #[must_use]
-    pub fn shown(&self) -> Vec<serde_json::Value> {
-        let stdout = self.running.stdout();
-        let text = std::str::from_utf8(&stdout).expect("JSON is UTF-8");
-        text.split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
-            .collect()
+    pub fn shown(&self) -> Vec<Arc<Value>> {
+        // Whoever panicked had not yet changed anything.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.running.stdout_from(shown.bytes);
+        let lines = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let text = std::str::from_utf8(&new[..lines]).expect("JSON is UTF-8");
+        let alerts: Vec<Arc<Value>> = text
+            .lines()
+            .map(|line| Arc::new(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))))
+            .collect();
+        shown.bytes += u64::try_from(lines).expect("a length fits");
+        shown.alerts.extend(alerts);
+        shown.alerts.clone()
     }
 }
 

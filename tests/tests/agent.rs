@@ -11,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -73,7 +74,7 @@ fn pids(alert: &Value) -> Vec<u64> {
 }
 
 /// The alerts about a process and its descendants; a host has other processes, and some may do what rules forbid.
-fn alerts_of(agent: &Agent, pid: u32) -> Vec<Value> {
+fn alerts_of(agent: &Agent, pid: u32) -> Vec<Arc<Value>> {
     agent
         .shown()
         .into_iter()

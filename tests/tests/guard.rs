@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -61,7 +62,7 @@ impl Place {
     }
 
     /// Has the decoy read, and waits for the alert of a rule.
-    fn read(&self, agent: &Agent, rule: &str) -> Value {
+    fn read(&self, agent: &Agent, rule: &str) -> Arc<Value> {
         let mut reader = actor(["open".as_ref(), self.decoy().as_os_str(), "read".as_ref()])
             .spawn()
             .unwrap();

@@ -301,7 +301,7 @@ fn a_pin_that_is_removed_is_told_and_made_again() {
             alert["rule"]["id"] == "defense-impairment/agent-tampering"
                 && alert.to_string().contains("link_process_exec")
         };
-        agent.shown().iter().any(told).then_some(())
+        agent.shown().iter().any(|alert| told(alert)).then_some(())
     });
 }
 

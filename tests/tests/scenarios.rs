@@ -12,6 +12,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -101,7 +102,7 @@ impl Scenario {
     }
 
     /// What was raised by what it started: rule, severity, and how often.
-    fn raised(&self, alerts: &[Value]) -> BTreeMap<String, (usize, u64)> {
+    fn raised(&self, alerts: &[Arc<Value>]) -> BTreeMap<String, (usize, u64)> {
         let script = format!("/mnt/{}", self.path.file_name().unwrap().to_str().unwrap());
         let runs_it = |process: &Value| {
             let arguments = process["args"].as_array();
@@ -130,7 +131,7 @@ fn severity_of(name: &str) -> usize {
 }
 
 /// Plays scenarios under one agent; yields all alerts, once everything that was done has gone through it.
-fn play(scenarios: &[Scenario]) -> (Vec<Value>, Vec<Duration>) {
+fn play(scenarios: &[Scenario]) -> (Vec<Arc<Value>>, Vec<Duration>) {
     let place = Place::new();
     let decoys = place.path.join(DECOY_DIRECTORY);
     fs::create_dir(&decoys).unwrap();
@@ -144,7 +145,7 @@ fn play(scenarios: &[Scenario]) -> (Vec<Value>, Vec<Duration>) {
         let is_last = |alert: &Value| {
             alert["rule"]["id"] == DECOY_RULE && alert["event"]["file"]["path"] == last.to_str().unwrap()
         };
-        shown.iter().any(is_last).then_some(())
+        shown.iter().any(|alert| is_last(alert)).then_some(())
     });
     (agent.shown(), took)
 }
