@@ -3,11 +3,12 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "staghound/v1/alert.proto",
     "staghound/v1/run.proto",
     "staghound/v1/ingest.proto",
     "staghound/v1/feed.proto",
+    "staghound/v1/agents.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -240,6 +240,7 @@ impl Exporter {
             capabilities: Vec::new(),
             ruleset_digest: self.introduction.ruleset_digest.borrow().clone(),
             host: Some(self.introduction.host.clone()),
+            hooks: Vec::new(),
         }
     }
 

@@ -334,6 +334,7 @@ async fn everything_arrives_once_and_in_order() {
         capabilities: vec![],
         ruleset_digest: "sha256:00".to_owned(),
         host: Some(introduction().host),
+        hooks: Vec::new(),
     };
     assert_eq!(store.hellos, [expected]);
     let counts = [

@@ -24,6 +24,9 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// Expressions of filters are evaluated by calls within calls; what is not used costs no memory.
+pub(crate) const STACK_BYTES: usize = 8 << 20;
+
 /// Receives alerts from Staghound agents, stores them durably and streams them to consumers.
 #[derive(Debug, Parser)]
 #[command(name = "staghound-collector", version = VERSION, max_term_width = 110, arg_required_else_help = true)]
@@ -202,6 +205,9 @@ pub(crate) struct TailArgs {
     /// Only alerts of this Kubernetes namespace; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) namespace: Vec<String>,
+    /// Only alerts for which this CEL expression is true, such as "process.name == 'curl' && severity >= 3"
+    #[arg(long, value_name = "CEL")]
+    pub(crate) expression: Option<String>,
     /// Leave out gaps and run records
     #[arg(long)]
     pub(crate) alerts_only: bool,
@@ -355,6 +361,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => {
             log?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
+                .thread_stack_size(STACK_BYTES)
                 .enable_all()
                 .build()
                 .context("cannot start threads; check the limits of this process")?;

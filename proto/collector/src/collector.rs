@@ -1,7 +1,8 @@
 //! The running collector: one store, two listeners, and an orderly end.
 
 use crate::{
-    feed::Feed,
+    agents::Agents,
+    feed::{Feed, wire::FeedServer},
     http,
     ingest::{Ingest, Limits},
     metrics::Metrics,
@@ -13,7 +14,7 @@ use crate::{
 };
 use staghound_proto::{
     FILE_DESCRIPTOR_SET,
-    v1::{feed_service_server::FeedServiceServer, ingest_service_server::IngestServiceServer},
+    v1::{agent_service_server::AgentServiceServer, ingest_service_server::IngestServiceServer},
 };
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -32,7 +33,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// Streams that reached the age of their connection have this long to end.
 const CONNECTION_GRACE: Duration = Duration::from_secs(60);
-/// What a consumer says is small.
+/// What a consumer asks is small.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// HTTP/2 flow control: what a peer may have under way before it is read.
@@ -40,9 +41,10 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// How often retention is applied, a failed store reopened and the health told.
 const TICK: Duration = Duration::from_secs(1);
-const SERVICE_NAMES: [&str; 2] = [
+const SERVICE_NAMES: [&str; 3] = [
     staghound_proto::v1::ingest_service_server::SERVICE_NAME,
     staghound_proto::v1::feed_service_server::SERVICE_NAME,
+    staghound_proto::v1::agent_service_server::SERVICE_NAME,
 ];
 
 /// How to run a collector. [`Config::new`] gives loopback, free ports and bounded defaults.
@@ -217,6 +219,10 @@ impl Collector {
             stopping.clone(),
             alive.downgrade(),
         );
+        let agents = Agents {
+            store: Arc::clone(&store),
+            live: ingest.live(),
+        };
         let feed = Feed::new(
             Arc::clone(&store),
             Arc::clone(&metrics),
@@ -239,10 +245,7 @@ impl Collector {
             .max_decoding_message_size(config.message_bytes_max)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let feed = FeedServiceServer::new(feed)
-            .max_decoding_message_size(REQUEST_BYTES_MAX)
-            .send_compressed(CompressionEncoding::Gzip)
-            .send_compressed(CompressionEncoding::Zstd);
+        let agents = AgentServiceServer::new(agents).max_decoding_message_size(REQUEST_BYTES_MAX);
         let counted = InterceptorLayer::new(|request: tonic::Request<()>| {
             Peer::of(&request)?.count()?;
             Ok(request)
@@ -261,7 +264,8 @@ impl Collector {
             .add_service(health_service)
             .add_service(reflection)
             .add_service(ingest)
-            .add_service(feed);
+            .add_service(agents)
+            .add_service(FeedServer::new(feed));
         let (incoming, accepting) =
             listener::accept(grpc_listener, tls.clone(), config.connections_max, Arc::clone(&metrics));
         let mut tasks = Vec::new();
@@ -309,7 +313,7 @@ impl Collector {
                         } else {
                             ServingStatus::NotServing
                         };
-                        for service in ["", SERVICE_NAMES[0], SERVICE_NAMES[1]] {
+                        for service in SERVICE_NAMES.into_iter().chain([""]) {
                             health.set_service_status(service, status).await;
                         }
                     }

@@ -8,16 +8,13 @@ use crate::{
     cursor::Cursor,
     filter::Filter,
     ingest::spread,
+    live::{Entered, Live},
     metrics::Metrics,
-    security::Peer,
+    security::{Allowed, Peer},
     store::{AlertLog, Page, ReadLimit, Stored, Unavailable},
 };
-use prost::Message as _;
 use prost_types::Timestamp;
-use staghound_proto::v1::{
-    Edge, Entries, Entry, Heartbeat, Item, Start, SubscribeRequest, SubscribeResponse,
-    feed_service_server::FeedService, start, subscribe_request, subscribe_response,
-};
+use staghound_proto::v1::{Edge, Heartbeat, Start, SubscribeRequest, start, subscribe_request};
 use std::{
     sync::{
         Arc,
@@ -31,6 +28,9 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use wire::{Sent, SentEntries, SentEntry};
+
+pub(crate) mod wire;
 
 const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 const BYTES_PER_MESSAGE_MAX: usize = 1 << 20;
@@ -38,6 +38,11 @@ const BYTES_PER_MESSAGE_MAX: usize = 1 << 20;
 const SCANNED_PER_READ_MAX: usize = 8192;
 /// Messages waiting for the transport: one being sent, one ready.
 const RESPONSES_QUEUED_MAX: usize = 2;
+/// The same with a filter that costs much.
+const SCANNED_COSTLY_MAX: usize = 256;
+/// Credit and commits of one stream.
+const MESSAGES_PER_SECOND_MAX: u32 = 1000;
+const CONSUMER_BYTES_MAX: usize = 64;
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
 
@@ -48,6 +53,8 @@ pub(crate) struct Feed {
     metrics: Arc<Metrics>,
     subscribers_max: usize,
     subscribers: Arc<AtomicUsize>,
+    /// Streams of named consumers.
+    live: Arc<Live>,
     start_timeout: Duration,
     stream_age: Duration,
     stopping: watch::Receiver<bool>,
@@ -70,6 +77,7 @@ impl Feed {
             metrics,
             subscribers_max,
             subscribers: Arc::default(),
+            live: Arc::default(),
             start_timeout,
             stream_age,
             stopping,
@@ -78,16 +86,13 @@ impl Feed {
     }
 }
 
-#[tonic::async_trait]
-impl FeedService for Feed {
-    type SubscribeStream = ReceiverStream<Result<SubscribeResponse, Status>>;
-
-    async fn subscribe(
+impl Feed {
+    fn subscribe(
         &self,
         request: Request<Streaming<SubscribeRequest>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
+    ) -> Result<Response<ReceiverStream<Result<Sent, Status>>>, Status> {
         let peer = Peer::of(&request)?.clone();
-        peer.consumer().inspect_err(|status| {
+        let allowed = peer.consumer().inspect_err(|status| {
             tracing::warn!(peer = %peer.address, status = ?status.message(), "subscriber refused");
         })?;
         let Some(counted) = Counted::enter(self) else {
@@ -99,7 +104,7 @@ impl FeedService for Feed {
         let (sender, receiver) = mpsc::channel(RESPONSES_QUEUED_MAX);
         let feed = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = feed.serve(request.into_inner(), &sender).await {
+            if let Err(status) = feed.serve(request.into_inner(), &allowed, &sender).await {
                 tracing::info!(peer = %peer.address, status = ?status.message(), "subscriber ended");
                 drop(timeout(feed.start_timeout, sender.send(Err(status))).await);
             }
@@ -143,16 +148,30 @@ struct Inbound {
     credit: Option<u64>,
     /// The consumer has said all it will say; it may still read.
     ended: bool,
+    /// Since when, and how many messages: a stream of them is work, too.
+    counted: (Instant, u32),
 }
 
 impl Inbound {
     /// Takes one message; never ready after the end. Safe to be dropped while it waits.
-    async fn take(&mut self) -> Result<(), Status> {
+    async fn take(&mut self) -> Result<Option<String>, Status> {
         if self.ended {
             std::future::pending::<()>().await;
         }
-        match self.messages.message().await? {
+        let message = self.messages.message().await?;
+        if self.counted.0.elapsed() >= Duration::from_secs(1) {
+            self.counted = (Instant::now(), 0);
+        }
+        self.counted.1 += 1;
+        if self.counted.1 > MESSAGES_PER_SECOND_MAX {
+            let message = format!("more than {MESSAGES_PER_SECOND_MAX} messages in a second; give more credit at once");
+            return Err(Status::resource_exhausted(message));
+        }
+        match message {
             None => self.ended = true,
+            Some(SubscribeRequest {
+                phase: Some(subscribe_request::Phase::Commit(commit)),
+            }) => return Ok(Some(commit.cursor)),
             Some(SubscribeRequest {
                 phase: Some(subscribe_request::Phase::Credit(credit)),
             }) => {
@@ -162,11 +181,11 @@ impl Inbound {
             }
             Some(_) => {
                 return Err(Status::invalid_argument(
-                    "after the start only credit may follow; open a new stream to start anew",
+                    "after the start only credit and commits may follow; open a new stream to start anew",
                 ));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn may_send(&self) -> usize {
@@ -182,7 +201,8 @@ impl Feed {
     async fn serve(
         &self,
         mut messages: Streaming<SubscribeRequest>,
-        responses: &mpsc::Sender<Result<SubscribeResponse, Status>>,
+        allowed: &Allowed,
+        responses: &mpsc::Sender<Result<Sent, Status>>,
     ) -> Result<(), Status> {
         let mut stopping = self.stopping.clone();
         let start = tokio::select! {
@@ -208,7 +228,20 @@ impl Feed {
             },
         };
         let mut newest = self.store.next();
-        let mut next = self.position(&start).await?;
+        let name = consumer(&start, allowed)?;
+        let mut live = match &name {
+            Some(name) => self.live.enter(name, self.subscribers_max, &self.metrics.feed_named),
+            None => None,
+        };
+        let kept = match &name {
+            Some(name) => self.store.position(name).await.map_err(unavailable)?,
+            None => None,
+        };
+        let mut next = match kept {
+            // It may be from before a copy of the store was restored.
+            Some(kept) => kept.min(*newest.borrow()),
+            None => self.position(&start).await?,
+        };
         let filter = Filter::try_from(start.filter.unwrap_or_default());
         let filter = Arc::new(filter.map_err(|error| Status::invalid_argument(error.to_string()))?);
         let heartbeat = match start.heartbeat_interval_s {
@@ -220,6 +253,7 @@ impl Feed {
             messages,
             credit,
             ended: false,
+            counted: (Instant::now(), 0),
         };
         let old_at = Instant::now() + spread(self.stream_age);
         let mut quiet_since = Instant::now();
@@ -232,7 +266,8 @@ impl Feed {
                         Ok(permit) => break permit,
                         Err(_) => return Ok(()),
                     },
-                    taken = inbound.take() => taken?,
+                    taken = inbound.take() => self.commit(name.as_ref(), taken?).await?,
+                    () = replaced(&mut live) => return Err(newer()),
                     () = stopped(&mut stopping) => return Err(shutting_down()),
                     () = sleep_until(old_at) => return Err(old()),
                 }
@@ -246,7 +281,11 @@ impl Feed {
                 let limit = ReadLimit {
                     entries: entries_max,
                     bytes: BYTES_PER_MESSAGE_MAX,
-                    scanned: SCANNED_PER_READ_MAX,
+                    scanned: if filter.is_costly() {
+                        SCANNED_COSTLY_MAX
+                    } else {
+                        SCANNED_PER_READ_MAX
+                    },
                 };
                 let page = self
                     .store
@@ -258,15 +297,11 @@ impl Feed {
                 if page.entries.is_empty() && !lost_before && quiet_since.elapsed() < heartbeat {
                     continue;
                 }
-                if page.entries.is_empty() {
+                let sent = page.entries.len() as u64;
+                if sent == 0 {
                     (self.heartbeat(next, lost_before), 0)
                 } else {
-                    let sent = page.entries.len() as u64;
-                    let entries = Entries {
-                        entries: self.entries(page)?,
-                        lost_before,
-                    };
-                    (subscribe_response::Phase::Entries(entries), sent)
+                    (self.entries(page, lost_before), sent)
                 }
             } else {
                 drop(permit);
@@ -277,9 +312,10 @@ impl Feed {
                         continue;
                     }
                     taken = inbound.take() => {
-                        taken?;
+                        self.commit(name.as_ref(), taken?).await?;
                         continue;
                     }
+                    () = replaced(&mut live) => return Err(newer()),
                     () = responses.closed() => return Ok(()),
                     () = stopped(&mut stopping) => return Err(shutting_down()),
                     () = sleep_until(old_at) => return Err(old()),
@@ -287,9 +323,7 @@ impl Feed {
                 }
                 // The transport may be full; then there is something it has to send, and no need for a heartbeat.
                 quiet_since = Instant::now();
-                let heartbeat = SubscribeResponse {
-                    phase: Some(self.heartbeat(next, lost_before)),
-                };
+                let heartbeat = self.heartbeat(next, lost_before);
                 if responses.try_send(Ok(heartbeat)).is_ok() {
                     self.count_loss(lost_before);
                     lost_before = false;
@@ -303,7 +337,7 @@ impl Feed {
             self.count_loss(lost_before);
             lost_before = false;
             quiet_since = Instant::now();
-            permit.send(Ok(SubscribeResponse { phase: Some(response) }));
+            permit.send(Ok(response));
         }
     }
 
@@ -339,19 +373,31 @@ impl Feed {
         Ok(cursor.next)
     }
 
-    fn entries(&self, page: Page) -> Result<Vec<Entry>, Status> {
-        let entry = |stored: Stored| {
-            let item = Item::decode(stored.item);
-            Ok(Entry {
-                cursor: self.cursor(stored.next).to_string(),
-                agent_id: String::from(&*stored.agent_id),
-                epoch: String::from(&*stored.epoch),
-                sequence: stored.sequence,
-                ingest_time: stored.ingest_time,
-                item: Some(item.map_err(|error| Status::data_loss(format!("a stored entry is damaged: {error}")))?),
-            })
+    fn entries(&self, page: Page, lost_before: bool) -> Sent {
+        let entry = |stored: Stored| SentEntry {
+            cursor: self.cursor(stored.next).to_string(),
+            agent_id: String::from(&*stored.agent_id),
+            epoch: String::from(&*stored.epoch),
+            sequence: stored.sequence,
+            ingest_time: stored.ingest_time,
+            item: stored.item,
         };
-        page.entries.into_iter().map(entry).collect()
+        let entries = page.entries.into_iter().map(entry).collect();
+        Sent {
+            entries: Some(SentEntries { entries, lost_before }),
+            heartbeat: None,
+        }
+    }
+
+    /// Keeps what a named consumer is done with.
+    async fn commit(&self, name: Option<&Arc<str>>, cursor: Option<String>) -> Result<(), Status> {
+        let Some(cursor) = cursor else { return Ok(()) };
+        let Some(name) = name else {
+            let message = "a commit needs a consumer's name in the start; give one, or keep the cursor yourself";
+            return Err(Status::invalid_argument(message));
+        };
+        let next = self.resume(&cursor)?;
+        self.store.keep_position(name, next).await.map_err(unavailable)
     }
 
     fn cursor(&self, next: u64) -> Cursor {
@@ -361,12 +407,16 @@ impl Feed {
         }
     }
 
-    fn heartbeat(&self, next: u64, lost_before: bool) -> subscribe_response::Phase {
-        subscribe_response::Phase::Heartbeat(Heartbeat {
+    fn heartbeat(&self, next: u64, lost_before: bool) -> Sent {
+        let heartbeat = Heartbeat {
             cursor: self.cursor(next).to_string(),
             time: Some(Timestamp::from(SystemTime::now())),
             lost_before,
-        })
+        };
+        Sent {
+            entries: None,
+            heartbeat: Some(heartbeat),
+        }
     }
 
     fn count_loss(&self, lost_before: bool) {
@@ -374,6 +424,37 @@ impl Feed {
             self.metrics.feed_lost_before.inc();
         }
     }
+}
+
+/// What the position of a named consumer is kept under. The certificate's name is part of it, so that one consumer cannot
+/// move another's.
+fn consumer(start: &Start, allowed: &Allowed) -> Result<Option<Arc<str>>, Status> {
+    let name = &start.consumer;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let charset = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if name.len() > CONSUMER_BYTES_MAX || !name.bytes().all(charset) {
+        let name: String = name.chars().take(CONSUMER_BYTES_MAX).collect();
+        return Err(Status::invalid_argument(format!(
+            "consumer {name:?} is not 1 to {CONSUMER_BYTES_MAX} of A-Z a-z 0-9 . _ -; give it a valid name"
+        )));
+    }
+    Ok(Some(match allowed {
+        Allowed::Anyone => format!("consumer:{name}").into(),
+        Allowed::Only(certificate) => format!("consumer:{certificate}/{name}").into(),
+    }))
+}
+
+async fn replaced(live: &mut Option<Entered>) {
+    match live {
+        Some(entered) => entered.replaced().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn newer() -> Status {
+    Status::aborted("a newer stream of the same consumer took over; give another name to one that is to run beside it")
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made for map_err")]

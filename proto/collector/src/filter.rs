@@ -1,7 +1,10 @@
 //! Which entries a subscriber wants.
 
+use expression::Expression;
 use staghound_proto::v1::{Alert, Filter as Wanted, Item, Severity, item};
 use std::collections::HashSet;
+
+mod expression;
 
 /// Most values in one list of a filter.
 const VALUES_MAX: usize = 1000;
@@ -15,6 +18,7 @@ pub(crate) struct Filter {
     hosts: HashSet<String>,
     runs: HashSet<String>,
     namespaces: HashSet<String>,
+    expression: Option<Expression>,
     alerts_only: bool,
 }
 
@@ -25,6 +29,8 @@ pub(crate) enum BadFilter {
     Severity(i32),
     #[error("{0:?} is not an ATT&CK technique; write it as T1003 or T1003.008")]
     Technique(String),
+    #[error("the filter's expression cannot be used: {0}")]
+    Expression(String),
     #[error("the filter has {count} {part}; at most {VALUES_MAX} are allowed, filter the rest on your side")]
     TooMany { part: &'static str, count: usize },
 }
@@ -50,6 +56,10 @@ impl TryFrom<Wanted> for Filter {
             hosts: set("hosts", wanted.hosts)?,
             runs: set("run ids", wanted.run_ids)?,
             namespaces: set("namespaces", wanted.namespaces)?,
+            expression: match wanted.expression.as_str() {
+                "" => None,
+                source => Some(Expression::new(source).map_err(BadFilter::Expression)?),
+            },
             alerts_only: wanted.alerts_only,
         })
     }
@@ -59,7 +69,15 @@ impl Filter {
     /// Whether everything passes.
     pub(crate) fn is_all(&self) -> bool {
         let lists = [&self.techniques, &self.rules, &self.hosts, &self.runs, &self.namespaces];
-        self.min_severity == 0 && !self.alerts_only && lists.into_iter().all(HashSet::is_empty)
+        self.min_severity == 0
+            && !self.alerts_only
+            && self.expression.is_none()
+            && lists.into_iter().all(HashSet::is_empty)
+    }
+
+    /// Whether looking at an entry costs far more than usual.
+    pub(crate) fn is_costly(&self) -> bool {
+        self.expression.is_some()
     }
 
     /// Whether an item passes; `stream_host` is the host of the stream it came in on.
@@ -97,6 +115,10 @@ impl Filter {
             && (self.rules.is_empty() || self.rules.contains(rule))
             && (self.runs.is_empty() || self.runs.contains(&alert.run_id))
             && (self.namespaces.is_empty() || self.namespaces.contains(namespace))
+            && self
+                .expression
+                .as_ref()
+                .is_none_or(|expression| expression.passes(alert))
     }
 
     fn wants_technique(&self, id: &str) -> bool {

@@ -5,6 +5,7 @@
 
 use crate::{
     collector::stopped,
+    live::{Entered, Live},
     metrics::Metrics,
     security::{Allowed, Peer},
     sequence::{self, BadBatch},
@@ -20,8 +21,8 @@ use staghound_proto::{
     },
 };
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
-    sync::{Arc, Mutex, PoisonError},
+    collections::VecDeque,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::{
@@ -46,6 +47,7 @@ const AGENT_ID_BYTES_MAX: usize = 253;
 const EPOCH_DIGITS: usize = 32;
 const TEXT_BYTES_MAX: usize = 1024;
 const CAPABILITIES_MAX: usize = 64;
+const HOOKS_MAX: usize = 1024;
 
 /// Limits of one collector's ingest.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,11 @@ pub(crate) struct Ingest {
 }
 
 impl Ingest {
+    /// Which agents have a stream.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+
     pub(crate) fn new(
         store: Arc<dyn AlertLog>,
         metrics: Arc<Metrics>,
@@ -198,7 +205,7 @@ impl Ingest {
 
         let mut live = self
             .live
-            .enter(&agent_id, self.limits.streams_max, &self.metrics)
+            .enter(&agent_id, self.limits.streams_max, &self.metrics.ingest_streams)
             .ok_or_else(|| {
                 let message = "this collector has as many agents as it may have; use another or raise --agents-max";
                 refuse("agents", Code::ResourceExhausted, message)
@@ -433,7 +440,7 @@ fn durable(result: Option<Appended>) -> Result<u64, Refusal> {
     }
 }
 
-async fn send(stream: &Stream, live: &mut Entered<'_>, response: PublishResponse) -> Result<(), Refusal> {
+async fn send(stream: &Stream, live: &mut Entered, response: PublishResponse) -> Result<(), Refusal> {
     tokio::select! {
         sent = stream.responses.send(Ok(response)) => {
             sent.map_err(|_| refuse("connection", Code::Cancelled, "the agent went away"))
@@ -494,82 +501,18 @@ fn check(hello: &Hello) -> Result<(), (Code, String)> {
         .into_iter()
         .chain(host)
         .chain(&hello.capabilities)
+        .chain(&hello.hooks)
         .any(|text| text.len() > TEXT_BYTES_MAX);
-    if long || hello.capabilities.len() > CAPABILITIES_MAX || hello.encoded_len() > 64 * TEXT_BYTES_MAX {
+    if long
+        || hello.capabilities.len() > CAPABILITIES_MAX
+        || hello.hooks.len() > HOOKS_MAX
+        || hello.encoded_len() > 64 * TEXT_BYTES_MAX
+    {
         return bad(format!(
             "hello is too large; at most {TEXT_BYTES_MAX} bytes per text and {CAPABILITIES_MAX} capabilities"
         ));
     }
     Ok(())
-}
-
-/// The live stream of each agent.
-#[derive(Default)]
-struct Live {
-    streams: Mutex<HashMap<Arc<str>, LiveStream>>,
-}
-
-struct LiveStream {
-    number: u64,
-    /// Dropped to end it.
-    _end: oneshot::Sender<()>,
-}
-
-/// Membership in [`Live`] as long as it lives.
-struct Entered<'a> {
-    live: &'a Live,
-    metrics: &'a Metrics,
-    agent_id: Arc<str>,
-    number: u64,
-    replaced: oneshot::Receiver<()>,
-}
-
-impl Live {
-    /// Makes a stream its agent's only one, ending the older one. `None`: there are too many agents.
-    fn enter<'a>(&'a self, agent_id: &Arc<str>, max: usize, metrics: &'a Metrics) -> Option<Entered<'a>> {
-        let (end, replaced) = oneshot::channel();
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = streams.len();
-        let number = match streams.entry(Arc::clone(agent_id)) {
-            hash_map::Entry::Vacant(_) if count >= max => return None,
-            hash_map::Entry::Vacant(entry) => entry.insert(LiveStream { number: 0, _end: end }).number,
-            hash_map::Entry::Occupied(mut entry) => {
-                let number = entry.get().number + 1;
-                entry.insert(LiveStream { number, _end: end });
-                number
-            }
-        };
-        metrics.ingest_streams.inc();
-        Some(Entered {
-            live: self,
-            metrics,
-            agent_id: Arc::clone(agent_id),
-            number,
-            replaced,
-        })
-    }
-}
-
-impl Entered<'_> {
-    /// Waits until a newer stream took over.
-    async fn replaced(&mut self) {
-        if !self.replaced.is_terminated() {
-            drop((&mut self.replaced).await);
-        }
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.metrics.ingest_streams.dec();
-        let mut streams = self.live.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if streams
-            .get(&self.agent_id)
-            .is_some_and(|stream| stream.number == self.number)
-        {
-            streams.remove(&self.agent_id);
-        }
-    }
 }
 
 #[cfg(test)]

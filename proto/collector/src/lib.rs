@@ -8,11 +8,13 @@ pub mod collector;
 pub mod security;
 pub mod store;
 
+mod agents;
 mod cursor;
 mod feed;
 mod filter;
 mod http;
 mod ingest;
+mod live;
 mod metrics;
 mod sequence;
 mod tail;

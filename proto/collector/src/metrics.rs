@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_reloads: Counter,
     pub(crate) tls_files_bad: Gauge,
     pub(crate) feed_subscribers: Gauge,
+    pub(crate) feed_named: Gauge,
     pub(crate) feed_entries: Counter,
     pub(crate) feed_lost_before: Counter,
     pub(crate) store_commits: Counter,
@@ -88,6 +89,11 @@ impl Metrics {
             "Whether the files of certificates cannot be used (1), so that those from before are served",
         );
         let feed_subscribers = gauge(r, "feed_subscribers", "Live subscribers");
+        let feed_named = gauge(
+            r,
+            "feed_named_subscribers",
+            "Live subscribers whose position is kept here",
+        );
         let feed_entries = counter(r, "feed_sent_entries", "Entries sent to subscribers");
         let feed_lost_before = counter(
             r,
@@ -135,6 +141,7 @@ impl Metrics {
             tls_reloads,
             tls_files_bad,
             feed_subscribers,
+            feed_named,
             feed_entries,
             feed_lost_before,
             store_commits,

@@ -52,28 +52,16 @@ pub(crate) trait AlertLog: Send + Sync {
     fn is_open(&self) -> bool;
 
     /// Where a named consumer or sink goes on; `None` when it has never been here.
-    #[expect(
-        dead_code,
-        reason = "asked for by the named consumers and AgentService that come next"
-    )]
     async fn position(&self, name: &str) -> Result<Option<u64>, Unavailable>;
 
     /// Keeps where a named consumer or sink goes on. Durable within a second or two: after a crash some entries come
     /// again.
-    #[expect(
-        dead_code,
-        reason = "asked for by the named consumers and AgentService that come next"
-    )]
     async fn keep_position(&self, name: &str, next: u64) -> Result<(), Unavailable>;
 
     /// An agent said hello.
     async fn greeted(&self, hello: Hello);
 
     /// Everyone who ever delivered here, as far as it is remembered.
-    #[expect(
-        dead_code,
-        reason = "asked for by the named consumers and AgentService that come next"
-    )]
     async fn agents(&self) -> Result<Vec<AgentRecord>, Unavailable>;
 
     /// Whether an agent has more of a full store than its share: it is slowed down so that it does not push out what

@@ -143,8 +143,7 @@ impl Tail {
         let start = Start {
             position: Some(self.position.clone()),
             filter: Some(self.filter()),
-            window: 0,
-            heartbeat_interval_s: 0,
+            ..Start::default()
         };
         // The sender stays open: an ended request stream would be a subscriber that grants no more credit.
         let (requests, receiver) = mpsc::channel(1);
@@ -194,6 +193,7 @@ impl Tail {
             hosts: self.args.host.clone(),
             run_ids: self.args.run.clone(),
             namespaces: self.args.namespace.clone(),
+            expression: self.args.expression.clone().unwrap_or_default(),
             alerts_only: self.args.alerts_only,
         }
     }

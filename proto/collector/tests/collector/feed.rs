@@ -3,7 +3,8 @@
 use crate::harness::{Agent, Running, Subscriber, after, alert, alerts, earliest, filtered, hello, lost, sequences};
 use proptest::prelude::*;
 use staghound_proto::v1::{
-    Alert, Edge, Filter, Item, RunRecord, Severity, Start, Technique, item, start, subscribe_response,
+    Alert, Edge, Filter, Item, ListAgentsRequest, RunRecord, Severity, Start, Technique,
+    agent_service_client::AgentServiceClient, item, start, subscribe_response,
 };
 use std::time::Duration;
 use tonic::Code;
@@ -221,8 +222,11 @@ async fn a_subscriber_that_stops_reading_slows_neither_ingest_nor_another() {
             kind: Some(item::Kind::Alert(alert)),
         }
     };
-    // 40 MB, far more than the transport takes for a reader that does not read.
+    // 40 MB, far more than the transport takes for a reader that does not read; with `--full` for more than a minute.
+    let minute = std::env::var_os("STAGHOUND_FULL").is_some();
+    let pause = Duration::from_millis(if minute { 1600 } else { 0 });
     for first in (1..=781).step_by(20) {
+        tokio::time::sleep(pause).await;
         agent
             .deliver(first, (first..first + 20).map(large).collect(), first + 19)
             .await;
@@ -334,4 +338,173 @@ proptest! {
         });
         prop_assert_eq!(status.code(), Code::InvalidArgument);
     }
+}
+
+fn named(name: &str) -> Start {
+    Start {
+        consumer: name.to_owned(),
+        heartbeat_interval_s: 1,
+        ..earliest()
+    }
+}
+
+#[tokio::test]
+async fn a_named_consumer_goes_on_where_it_was_even_after_a_restart() {
+    let running = Running::start().await;
+    running.agent("a").await.deliver(1, alerts(1..=20), 20).await;
+    let mut first = running.subscribe(named("siem")).await;
+    let entries = first.entries(20).await;
+    first.commit(&entries[4].cursor).await;
+    // The newer stream of the same consumer ends the older one; another name has its own position.
+    let mut second = loop {
+        let mut second = running.subscribe(named("siem")).await;
+        if second.next_entries().await[0].sequence == 6 {
+            break second;
+        }
+    };
+    let status = loop {
+        if let Err(status) = first.next().await {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Code::Aborted, "{status:?}");
+    assert_eq!(
+        sequences(&running.subscribe(named("other")).await.entries(20).await)[0],
+        1
+    );
+    second.commit(&entries[9].cursor).await;
+    // Answered after the commit, which is in the same queue.
+    running.agent("a").await.deliver(21, alerts(21..=21), 21).await;
+    while second.next_entries().await.last().unwrap().sequence < 21 {}
+    second.heartbeat().await;
+    let running = running.restart().await;
+    let mut third = running.subscribe(named("siem")).await;
+    assert_eq!(sequences(&third.entries(11).await), (11..=21).collect::<Vec<_>>());
+
+    let refused = async |start: Start, part: &str| {
+        let status = running.subscribe(start).await.next().await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(part), "{status:?}");
+    };
+    refused(named("a b"), "is not 1 to 64").await;
+    refused(named(&"x".repeat(65)), "is not 1 to 64").await;
+    let mut nameless = running.subscribe(earliest()).await;
+    nameless.commit(&entries[0].cursor).await;
+    let status = loop {
+        if let Err(status) = nameless.next().await {
+            break status;
+        }
+    };
+    assert!(status.message().contains("needs a consumer's name"), "{status:?}");
+    third.commit("no cursor").await;
+    assert_eq!(third.next().await.unwrap_err().code(), Code::InvalidArgument);
+    running.collector.shutdown().await;
+}
+
+#[tokio::test]
+async fn expressions_choose_alerts_and_bad_ones_are_refused() {
+    let running = Running::start().await;
+    let items = (1..=4).map(|sequence| {
+        let alert = Alert {
+            message: format!("m{sequence}"),
+            severity: sequence,
+            ..Alert::default()
+        };
+        Item {
+            kind: Some(item::Kind::Alert(alert)),
+        }
+    });
+    let items = items.chain([lost(5, 6)]).collect();
+    running.agent("a").await.deliver(1, items, 6).await;
+    let expression = |expression: &str| {
+        filtered(Filter {
+            expression: expression.to_owned(),
+            ..Filter::default()
+        })
+    };
+    let mut subscriber = running.subscribe(expression("severity >= 3 || message == 'm1'")).await;
+    assert_eq!(sequences(&subscriber.entries(4).await), [1, 3, 4, 6]);
+    for (bad, part) in [
+        ("severity", "not true or false"),
+        ("nothing == 1", "nothing"),
+        ("severity >=", "expression"),
+    ] {
+        let status = running.subscribe(expression(bad)).await.next().await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(part), "{status:?}");
+    }
+    running.collector.shutdown().await;
+}
+
+#[tokio::test]
+async fn too_many_messages_end_a_subscription() {
+    let running = Running::start().await;
+    let mut subscriber = running.subscribe(earliest()).await;
+    for _ in 0..2000 {
+        if !subscriber.try_credit(1).await {
+            break;
+        }
+    }
+    let status = loop {
+        if let Err(status) = subscriber.next().await {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    running.collector.shutdown().await;
+}
+
+#[tokio::test]
+async fn agents_are_listed_with_what_they_said_and_lost() {
+    let running = Running::start().await;
+    let mut held = running.agent("b").await;
+    held.deliver(1, alerts(1..=2), 2).await;
+    running
+        .agent("a")
+        .await
+        .deliver(1, vec![alert(1), lost(2, 9), alert(10)], 10)
+        .await;
+    let channel = running.channel().await;
+    let mut client = AgentServiceClient::new(channel.clone());
+    let mut list = async |page_size, page_token: &str| {
+        let request = ListAgentsRequest {
+            page_size,
+            page_token: page_token.to_owned(),
+        };
+        client.list_agents(request).await.unwrap().into_inner()
+    };
+    let first = list(1, "").await;
+    assert_eq!((first.agents.len(), first.next_page_token.as_str()), (1, "a"));
+    let a = &first.agents[0];
+    assert_eq!(
+        (a.agent_id.as_str(), a.items, a.sequence_gaps, a.lost_items, a.through),
+        ("a", 3, 1, 8, 10)
+    );
+    assert_eq!(a.host.as_ref().unwrap().name, "host-of-a");
+    assert!(a.first_seen.is_some() && a.last_seen.is_some() && a.last_gap.is_some());
+    let second = list(1, &first.next_page_token).await;
+    assert_eq!((second.agents.len(), second.next_page_token.as_str()), (1, ""));
+    let b = &second.agents[0];
+    assert_eq!(
+        (b.agent_id.as_str(), b.items, b.connected, b.last_gap),
+        ("b", 2, true, None)
+    );
+    drop(held);
+    let before = list(0, "").await.agents;
+    let running = running.restart().await;
+    let mut client = AgentServiceClient::new(running.channel().await);
+    let after = client
+        .list_agents(ListAgentsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .agents;
+    let known = |agents: &[staghound_proto::v1::Agent]| {
+        agents
+            .iter()
+            .map(|agent| (agent.agent_id.clone(), agent.items, agent.lost_items, agent.through))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(known(&before), known(&after));
+    running.collector.shutdown().await;
 }

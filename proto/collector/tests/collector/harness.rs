@@ -2,7 +2,7 @@
 
 use staghound_collector::collector::{Collector, Config};
 use staghound_proto::v1::{
-    Alert, Batch, Credit, Edge, Entry, Filter, Gap, GapReason, Heartbeat, Hello, Host, Item, PublishRequest,
+    Alert, Batch, Commit, Credit, Edge, Entry, Filter, Gap, GapReason, Heartbeat, Hello, Host, Item, PublishRequest,
     PublishResponse, SequenceGap, Start, SubscribeRequest, Welcome, feed_service_client::FeedServiceClient, gap,
     ingest_service_client::IngestServiceClient, item, publish_request, publish_response, start, subscribe_request,
     subscribe_response,
@@ -58,6 +58,10 @@ impl Running {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.collector.grpc_address()
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        plain(self.address()).await.unwrap()
     }
 
     pub(crate) async fn agent(&self, id: &str) -> Agent {
@@ -252,6 +256,30 @@ impl Subscriber {
     pub(crate) async fn credit(&self, entries: u32) {
         let phase = Some(subscribe_request::Phase::Credit(Credit { entries }));
         self.requests.send(SubscribeRequest { phase }).await.unwrap();
+    }
+
+    pub(crate) async fn try_credit(&self, entries: u32) -> bool {
+        let phase = Some(subscribe_request::Phase::Credit(Credit { entries }));
+        within("room", self.requests.send(SubscribeRequest { phase }))
+            .await
+            .is_ok()
+    }
+
+    pub(crate) async fn commit(&self, cursor: &str) {
+        let commit = Commit {
+            cursor: cursor.to_owned(),
+        };
+        let phase = Some(subscribe_request::Phase::Commit(commit));
+        self.requests.send(SubscribeRequest { phase }).await.unwrap();
+    }
+
+    /// The entries of the next message that has some.
+    pub(crate) async fn next_entries(&mut self) -> Vec<Entry> {
+        loop {
+            if let subscribe_response::Phase::Entries(entries) = self.next().await.unwrap() {
+                return entries.entries;
+            }
+        }
     }
 
     pub(crate) async fn next(&mut self) -> Result<subscribe_response::Phase, Status> {

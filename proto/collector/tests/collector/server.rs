@@ -31,7 +31,12 @@ async fn health_and_metrics_tell_the_state() {
     let running = Running::start().await;
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", running.address())).unwrap();
     let mut health = HealthClient::new(channel.connect().await.unwrap());
-    for service in ["", "staghound.v1.IngestService", "staghound.v1.FeedService"] {
+    for service in [
+        "",
+        "staghound.v1.IngestService",
+        "staghound.v1.FeedService",
+        "staghound.v1.AgentService",
+    ] {
         let response = health
             .check(HealthCheckRequest {
                 service: service.to_owned(),
