@@ -12,6 +12,7 @@ use staghound_proto::{
 };
 
 pub mod console;
+pub mod html;
 pub mod junit;
 pub mod markdown;
 pub mod navigator;
@@ -31,18 +32,21 @@ pub enum Format {
     Junit,
     /// A layer for ATT&CK Navigator.
     Navigator,
+    /// One page that needs nothing else.
+    Html,
     /// The message itself as proto3 JSON: what every other format can be made of again.
     Json,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Console,
         Self::Markdown,
         Self::Sarif,
         Self::Junit,
         Self::Navigator,
+        Self::Html,
         Self::Json,
     ];
 
@@ -55,6 +59,7 @@ impl Format {
             Self::Sarif => "sarif",
             Self::Junit => "junit",
             Self::Navigator => "navigator",
+            Self::Html => "html",
             Self::Json => "json",
         }
     }
@@ -68,6 +73,7 @@ impl Format {
             Self::Sarif => "report.sarif",
             Self::Junit => "junit.xml",
             Self::Navigator => "navigator.json",
+            Self::Html => "report.html",
             Self::Json => "report.json",
         }
     }
@@ -104,6 +110,7 @@ pub fn render(run: &Run, format: Format) -> String {
         Format::Sarif => sarif::render(run),
         Format::Junit => junit::render(run),
         Format::Navigator => navigator::render(run),
+        Format::Html => html::render(run),
         Format::Json => json::to_string(run) + "\n",
     }
 }
