@@ -145,6 +145,9 @@ struct ObserveArgs {
     /// Serve metrics and health on an address that is not a loopback one, unencrypted.
     #[arg(long)]
     insecure_http: bool,
+    /// Deliver over http:// to collectors that are not on loopback: everybody between can read and forge alerts.
+    #[arg(long)]
+    insecure_plaintext: bool,
     /// Pin the programs, so that they go on recording while the agent is restarted; take over what an earlier agent pinned.
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = PIN_DIRECTORY)]
     pin: Option<PathBuf>,
@@ -302,6 +305,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 rules: args.rules,
                 http_listen: args.http_listen.map(|listen| listen.0),
                 insecure_http: args.insecure_http,
+                insecure_plaintext: args.insecure_plaintext,
                 output: args.output,
                 pin: args.pin,
                 ..common.overrides()

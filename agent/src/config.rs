@@ -9,14 +9,14 @@ use crate::sandbox::Sandbox;
 use crate::sensor::{HookChoice, LsmChoice, SensorConfig};
 use crate::spool::SpoolConfig;
 use crate::spool::queue::QueueLimits;
-use axum::http::Uri;
+use axum::http::{Uri, uri::Scheme};
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Config {
     pub agent_id: Option<AgentId>,
     /// Where the agent keeps what must survive a restart: the spool and, if needed, its identity.
     pub state_directory: PathBuf,
-    /// Collectors in order of preference, such as `http://127.0.0.1:7400`; the next is tried when one fails.
+    /// Collectors in order of preference, such as `https://collector:7400`; the next is tried when one fails.
     /// Default: none, and nothing is spooled.
     pub collectors: Vec<CollectorUrl>,
     /// Directories of rule packs loaded on top of the embedded ones.
@@ -47,6 +47,8 @@ pub struct Config {
     pub spool: Spool,
     /// Delivery to collectors.
     pub export: Export,
+    /// Certificates for collectors that are `https://`.
+    pub tls: Tls,
     /// Whether to give up privileges after the start: `on`, `off` or `required`.
     pub sandbox: Sandbox,
     /// What happens to whoever would stop or take over the agent: `notice` or `refuse`.
@@ -123,12 +125,46 @@ pub struct Queue {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Spool {
-    /// Most bytes on disk, at least `8MiB`; beyond, the oldest items go and a gap is told in their place.
+    /// Most bytes on disk, at least `8MiB`; beyond, the oldest items of the lowest severity go and gaps are told in their
+    /// place.
     #[serde(deserialize_with = "size")]
     pub bytes_max: u64,
+    /// How much of it is only for alerts above medium severity, runs and gaps; at most half is.
+    #[serde(deserialize_with = "size")]
+    pub reserve_bytes: u64,
     /// Size of one segment, at least `64KiB`; what is acknowledged is freed by whole segments.
     #[serde(deserialize_with = "size")]
     pub segment_bytes: u64,
+    /// How long what was acknowledged is kept, while there is room, for a collector that loses it again.
+    #[serde(deserialize_with = "duration")]
+    pub retention: Duration,
+}
+
+/// Section `tls`. Files are read again when they change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificates of the authorities that may vouch for a collector, as PEM.
+    pub ca: Option<PathBuf>,
+    /// This agent's certificate and what it needs of its chain, as PEM.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key, as PEM.
+    pub key: Option<PathBuf>,
+    /// The name that a collector's certificate must have. Default: the host of its URL.
+    pub server_name: Option<String>,
+}
+
+/// How batches are compressed on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// By gzip.
+    Gzip,
+    /// By Zstandard.
+    #[default]
+    Zstd,
 }
 
 /// Section `export`.
@@ -140,6 +176,13 @@ pub struct Export {
     /// Most bytes in one batch, at most `1MiB`.
     #[serde(deserialize_with = "size")]
     pub batch_bytes_max: u64,
+    /// How long items wait for others while an earlier batch is under way; the first one never waits.
+    #[serde(deserialize_with = "duration")]
+    pub batch_wait: Duration,
+    /// How batches are compressed: `none`, `gzip` or `zstd`; less where a collector cannot do it.
+    pub compression: Compression,
+    /// Deliver over `http://` to collectors that are not on loopback, readable and forgeable by everybody between.
+    pub insecure_plaintext: bool,
     /// How long to wait for a connection.
     #[serde(deserialize_with = "duration")]
     pub connect_timeout: Duration,
@@ -172,6 +215,7 @@ impl Default for Config {
             queue: Queue::default(),
             spool: Spool::default(),
             export: Export::default(),
+            tls: Tls::default(),
             sandbox: Sandbox::default(),
             guard: Guard::default(),
             output: None,
@@ -211,11 +255,15 @@ impl Default for Spool {
     fn default() -> Self {
         let SpoolConfig {
             bytes_max,
+            reserve_bytes,
             segment_bytes,
+            retention,
         } = SpoolConfig::default();
         Self {
             bytes_max,
+            reserve_bytes,
             segment_bytes,
+            retention,
         }
     }
 }
@@ -225,6 +273,9 @@ impl Default for Export {
         Self {
             batch_items_max: 256,
             batch_bytes_max: 1024 * 1024,
+            batch_wait: Duration::from_millis(10),
+            compression: Compression::default(),
+            insecure_plaintext: false,
             connect_timeout: Duration::from_secs(5),
             ack_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(20),
@@ -255,6 +306,8 @@ pub struct Overrides {
     pub http_listen: Option<Option<SocketAddr>>,
     /// `--insecure-http`.
     pub insecure_http: bool,
+    /// `--insecure-plaintext`.
+    pub insecure_plaintext: bool,
     /// `--output`.
     pub output: Option<Output>,
     /// `--pin`.
@@ -356,6 +409,7 @@ impl Config {
         self.log.format = overrides.log_format.unwrap_or(self.log.format);
         self.http.listen = overrides.http_listen.unwrap_or(self.http.listen);
         self.http.insecure |= overrides.insecure_http;
+        self.export.insecure_plaintext |= overrides.insecure_plaintext;
         self.output = overrides.output.or(self.output);
         self.sensor.pin = overrides.pin.or(self.sensor.pin);
         self.sensor.hook = overrides.sensor_hook.unwrap_or(self.sensor.hook);
@@ -427,6 +481,26 @@ impl Config {
         if backoff_min > backoff_max {
             return fail("export.backoff_min", "is longer than `export.backoff_max`; swap them");
         }
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return fail("tls", "has only one of `certificate` and `key`; name both, or neither");
+        }
+        for collector in &self.collectors {
+            if collector.is_encrypted() && self.tls.ca.is_none() {
+                return fail(
+                    "tls.ca",
+                    "is missing, and a collector is https; name the file with the certificate of the authority that made its certificate",
+                );
+            }
+            if !collector.is_encrypted() && !collector.is_loopback() && !self.export.insecure_plaintext {
+                return Err(ConfigError::Value {
+                    key: "collectors",
+                    message: format!(
+                        "has {collector}, which is neither encrypted nor on loopback: everybody between could read and forge alerts; \
+                         use https, or say `export.insecure_plaintext: true` (--insecure-plaintext) if the network is trusted"
+                    ),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -459,7 +533,9 @@ impl Config {
     pub fn spool_config(&self) -> SpoolConfig {
         SpoolConfig {
             bytes_max: self.spool.bytes_max,
+            reserve_bytes: self.spool.reserve_bytes,
             segment_bytes: self.spool.segment_bytes,
+            retention: self.spool.retention,
         }
     }
 
@@ -513,7 +589,7 @@ fn message(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// Where a collector is: `http://host:port`.
+/// Where a collector is: `https://host:port`, or `http://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectorUrl(Uri);
 
@@ -529,6 +605,28 @@ impl CollectorUrl {
     /// The URL for a client.
     pub fn uri(&self) -> &Uri {
         &self.0
+    }
+
+    /// The same for a client that gets its connections from elsewhere and need not know of TLS.
+    pub fn plain_uri(&self) -> Uri {
+        let mut parts = self.0.clone().into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        Uri::from_parts(parts).expect("only the scheme is another")
+    }
+
+    /// Whether TLS is spoken.
+    pub fn is_encrypted(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// Whether nobody else is between.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.host().unwrap_or_default();
+        let address = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 
@@ -548,29 +646,24 @@ impl FromStr for CollectorUrl {
         };
         let uri: Uri = text
             .parse()
-            .map_err(|_| invalid("not a URL; write `http://host:port`"))?;
+            .map_err(|_| invalid("not a URL; write `https://host:port`"))?;
         match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(invalid(
-                    "this version speaks no TLS; use http on loopback or through a tunnel that encrypts",
-                ));
-            }
-            Some(_) | None => return Err(invalid("the scheme must be http; write `http://host:port`")),
+            Some("http" | "https") => {}
+            Some(_) | None => return Err(invalid("the scheme must be https or http; write `https://host:port`")),
         }
         let Some(authority) = uri.authority() else {
-            return Err(invalid("no host; write `http://host:port`"));
+            return Err(invalid("no host; write `https://host:port`"));
         };
         if authority.as_str().contains('@') {
             return Err(invalid(
-                "user names and passwords are not supported; write `http://host:port`",
+                "user names and passwords are not supported; write `https://host:port`",
             ));
         }
         if authority.host().is_empty() || authority.port_u16().is_none() {
-            return Err(invalid("no port; write `http://host:port`"));
+            return Err(invalid("no port; write `https://host:port`"));
         }
         if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
-            return Err(invalid("a path is not supported; write `http://host:port`"));
+            return Err(invalid("a path is not supported; write `https://host:port`"));
         }
         Ok(Self(uri))
     }
@@ -701,11 +794,13 @@ mod tests {
     #[test]
     fn every_key() {
         let config = parse(
-            "agent_id: node-1\nstate_directory: /tmp/s\ncollectors: [\"http://127.0.0.1:7400\", 'http://[::1]:1']\nrules: [/etc/r]\n\
+            "agent_id: node-1\nstate_directory: /tmp/s\ncollectors: [\"http://127.0.0.1:7400\", 'https://[::1]:1']\nrules: [/etc/r]\n\
              log: {level: debug, format: json}\nhttp: {listen: none, insecure: true}\n\
-             queue: {items_max: 5, bytes_max: 2MiB}\nspool: {bytes_max: 1GiB, segment_bytes: 65536}\n\
-             export:\n  batch_items_max: 10\n  batch_bytes_max: 100 KiB\n  connect_timeout: 1s\n  ack_timeout: 2m\n  \
-             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\nsandbox: required\nguard: refuse\noutput: json\n\
+             queue: {items_max: 5, bytes_max: 2MiB}\nspool: {bytes_max: 1GiB, reserve_bytes: 1MiB, segment_bytes: 65536, retention: 1h}\n\
+             export:\n  batch_items_max: 10\n  batch_bytes_max: 100 KiB\n  batch_wait: 1ms\n  compression: gzip\n  \
+             insecure_plaintext: true\n  connect_timeout: 1s\n  ack_timeout: 2m\n  \
+             keepalive: 1h\n  backoff_min: 5ms\n  backoff_max: 6ms\n  drain_timeout: 0s\n\
+             tls: {ca: /ca, certificate: /cert, key: /key, server_name: collector}\nsandbox: required\nguard: refuse\noutput: json\n\
              sensor: {pin: /sys/fs/bpf/s, hook: perf, lsm: off, without: [socket_length], debug: true}\n",
         )
         .unwrap();
@@ -714,7 +809,7 @@ mod tests {
             state_directory: "/tmp/s".into(),
             collectors: vec![
                 "http://127.0.0.1:7400".parse().unwrap(),
-                "http://[::1]:1".parse().unwrap(),
+                "https://[::1]:1".parse().unwrap(),
             ],
             rules: vec!["/etc/r".into()],
             log: Log {
@@ -731,17 +826,28 @@ mod tests {
             },
             spool: Spool {
                 bytes_max: 1 << 30,
+                reserve_bytes: 1 << 20,
                 segment_bytes: 65536,
+                retention: Duration::from_secs(3600),
             },
             export: Export {
                 batch_items_max: 10,
                 batch_bytes_max: 100 << 10,
+                batch_wait: Duration::from_millis(1),
+                compression: Compression::Gzip,
+                insecure_plaintext: true,
                 connect_timeout: Duration::from_secs(1),
                 ack_timeout: Duration::from_secs(120),
                 keepalive: Duration::from_secs(3600),
                 backoff_min: Duration::from_millis(5),
                 backoff_max: Duration::from_millis(6),
                 drain_timeout: Duration::ZERO,
+            },
+            tls: Tls {
+                ca: Some("/ca".into()),
+                certificate: Some("/cert".into()),
+                key: Some("/key".into()),
+                server_name: Some("collector".to_owned()),
             },
             sandbox: Sandbox::Required,
             guard: Guard::Refuse,
@@ -777,16 +883,26 @@ mod tests {
             "  items_max:",
             "  bytes_max:",
             "spool:",
+            "  reserve_bytes:",
             "  segment_bytes:",
+            "  retention:",
             "export:",
             "  batch_items_max:",
             "  batch_bytes_max:",
+            "  batch_wait:",
+            "  compression:",
+            "  insecure_plaintext:",
             "  connect_timeout:",
             "  ack_timeout:",
             "  keepalive:",
             "  backoff_min:",
             "  backoff_max:",
             "  drain_timeout:",
+            "# tls:",
+            "#   ca:",
+            "#   certificate:",
+            "#   key:",
+            "#   server_name:",
             "sandbox:",
             "guard:",
             "# output:",
@@ -833,8 +949,18 @@ mod tests {
             ),
             (
                 "collectors: [\"https://a:1\"]\n",
-                "agent.yaml:1:14: invalid collector `https://a:1`: this version speaks no TLS",
+                "configuration: `tls.ca` is missing, and a collector is https; name",
             ),
+            (
+                "collectors: [\"http://a:1\"]\n",
+                "configuration: `collectors` has http://a:1/, which is neither encrypted nor on loopback",
+            ),
+            (
+                "collectors: [\"ftp://a:1\"]\n",
+                "agent.yaml:1:14: invalid collector `ftp://a:1`: the scheme must be https or http",
+            ),
+            ("tls: {key: /k}\n", "configuration: `tls` has only one of"),
+            ("export: {compression: lzma}\n", "agent.yaml:1:23: "),
             ("collectors:\n  - a:1\n", "agent.yaml:2:5: invalid collector `a:1`: "),
             ("agent_id: \"a b\"\n", "agent.yaml:1:11: invalid agent id `a b`; use"),
             ("log: {format: xml}\n", "agent.yaml:1:15: "),
@@ -885,13 +1011,14 @@ mod tests {
         let file = directory.path().join("agent.yaml");
         fs::write(
             &file,
-            "rules: [/a]\ncollectors: [\"http://a:1\"]\nlog: {level: debug}\noutput: text\n\
+            "rules: [/a]\ncollectors: [\"http://localhost:1\"]\nlog: {level: debug}\noutput: text\n\
              sensor: {pin: /sys/fs/bpf/a, hook: raw, lsm: off}\n",
         )
         .unwrap();
         let overrides = Overrides {
             rules: vec!["/b".into()],
             collectors: vec!["http://b:2".parse().unwrap()],
+            insecure_plaintext: true,
             http_listen: Some(None),
             output: Some(Output::None),
             pin: Some("/sys/fs/bpf/b".into()),

@@ -4,9 +4,13 @@
 //! gRPC clients; a collector that is slow, gone or wrong costs time and never an item.
 
 mod backoff;
+mod tls;
 
-use crate::config::{self, CollectorUrl};
+pub use tls::TlsError;
+
+use crate::config::{self, CollectorUrl, Compression};
 use crate::export::backoff::Backoff;
+use crate::export::tls::{Credentials, Verdict};
 use crate::metrics::ExportMetrics;
 use crate::spool::{Chunk, SpoolError, SpoolReader};
 use staghound_proto::CONTRACT_VERSION;
@@ -17,8 +21,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::codec::CompressionEncoding;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status, Streaming};
 
 /// Batches that may wait for the transport. Little, so that what waits waits in the spool.
 const OUTBOX_MAX: usize = 2;
@@ -26,6 +31,8 @@ const OUTBOX_MAX: usize = 2;
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Largest window that is believed.
 const WINDOW_MAX: u32 = 1_000_000;
+/// How often the files of certificates are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
 
 /// What hello says of the agent.
 #[derive(Clone, Debug)]
@@ -52,6 +59,7 @@ pub struct Exporter {
     introduction: Introduction,
     spool: SpoolReader,
     metrics: ExportMetrics,
+    credentials: Option<Credentials>,
 }
 
 /// Why a connection ended.
@@ -59,6 +67,10 @@ pub struct Exporter {
 enum Lost {
     #[error("cannot connect: {0}")]
     Connect(String),
+    #[error("not authenticated: {0}")]
+    Unauthenticated(String),
+    #[error("certificates changed")]
+    Certificates,
     #[error("refused: {}: {}", .0.code(), .0.message())]
     Refused(Status),
     #[error("lost: {}: {}", .0.code(), .0.message())]
@@ -82,20 +94,29 @@ struct Ending {
 
 impl Exporter {
     /// An exporter that is not running. `collectors` must not be empty.
+    ///
+    /// # Errors
+    /// A collector is `https`, and the files for it are of no use.
     pub fn new(
         collectors: Vec<CollectorUrl>,
         config: config::Export,
+        tls: &config::Tls,
         introduction: Introduction,
         spool: SpoolReader,
         metrics: ExportMetrics,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, TlsError> {
+        let credentials = match collectors.iter().any(CollectorUrl::is_encrypted) {
+            true => Some(Credentials::load(tls)?),
+            false => None,
+        };
+        Ok(Self {
             collectors,
             config,
             introduction,
             spool,
             metrics,
-        }
+            credentials,
+        })
     }
 
     /// Delivers until the spool is sealed and empty. From the sealing on it goes on for the drain timeout at most.
@@ -121,16 +142,55 @@ impl Exporter {
     async fn deliver(&mut self) {
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
         let mut edges: Vec<Option<String>> = vec![None; self.collectors.len()];
-        loop {
-            for (collector, edge) in self.collectors.clone().iter().zip(&mut edges) {
+        let mut compressions = vec![self.config.compression; self.collectors.len()];
+        'rounds: loop {
+            for ((collector, edge), compression) in
+                self.collectors.clone().iter().zip(&mut edges).zip(&mut compressions)
+            {
+                if let Some(credentials) = &mut self.credentials {
+                    credentials.reload();
+                }
                 let Ending {
                     why,
                     welcomed,
                     progress,
-                } = self.connection(collector).await;
+                } = self.connection(collector, *compression).await;
                 self.metrics.connected.set(0);
                 self.metrics.in_flight.set(0);
                 let Err(why) = why else { return };
+                match &why {
+                    // An orderly end of our own making.
+                    Lost::Certificates => {
+                        tracing::info!(collector = %collector, "connecting anew with other certificates");
+                        continue 'rounds;
+                    }
+                    // A collector of another version; there is always a way it understands.
+                    Lost::Refused(status)
+                        if status.code() == Code::Unimplemented && *compression != Compression::None =>
+                    {
+                        *compression = match compression {
+                            Compression::Zstd => Compression::Gzip,
+                            Compression::Gzip | Compression::None => Compression::None,
+                        };
+                        tracing::info!(collector = %collector, why = status.message(), next = ?compression, "compressing otherwise");
+                        continue 'rounds;
+                    }
+                    Lost::Unauthenticated(_) => {
+                        self.metrics.refusals.inc();
+                    }
+                    Lost::Refused(status)
+                        if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) =>
+                    {
+                        self.metrics.refusals.inc();
+                    }
+                    Lost::Connect(_)
+                    | Lost::Refused(_)
+                    | Lost::Broken(_)
+                    | Lost::Ended
+                    | Lost::Silent(_)
+                    | Lost::Contract(_)
+                    | Lost::Spool(_) => {}
+                }
                 self.metrics.failures.inc();
                 // Told once, not with each attempt: a collector that stays away stays away for the same reason.
                 let why = why.to_string();
@@ -152,10 +212,16 @@ impl Exporter {
     }
 
     /// One connection from hello to its end; `Ok` when all is delivered and nothing more can come.
-    async fn connection(&mut self, collector: &CollectorUrl) -> Ending {
-        match self.connect(collector).await {
+    async fn connection(&mut self, collector: &CollectorUrl, compression: Compression) -> Ending {
+        let verdict = Verdict::default();
+        // What TLS said is the reason, however the library shows it.
+        let judged = |why: Lost, verdict: &Verdict| match verdict.take() {
+            Some(told) => Lost::Unauthenticated(told),
+            None => why,
+        };
+        match self.connect(collector, compression, &verdict).await {
             Err(why) => Ending {
-                why: Err(why),
+                why: Err(judged(why, &verdict)),
                 welcomed: false,
                 progress: false,
             },
@@ -165,11 +231,14 @@ impl Exporter {
                 tracing::info!(collector = %collector, resume_after = stream.acked, window = stream.window, "connected");
                 let acked_before = stream.acked;
                 let began = Instant::now();
-                let why = stream.run(&mut self.spool, &self.config, &self.metrics).await;
+                let credentials = self.credentials.as_mut().filter(|_| collector.is_encrypted());
+                let ended = stream
+                    .run(&mut self.spool, credentials, &self.config, &self.metrics)
+                    .await;
                 // One that held for long was good even if there was nothing to deliver.
                 let progress = stream.acked > acked_before || began.elapsed() >= self.config.backoff_max;
                 Ending {
-                    why,
+                    why: ended.map_err(|why| judged(why, &verdict)),
                     welcomed: true,
                     progress,
                 }
@@ -178,15 +247,33 @@ impl Exporter {
     }
 
     /// Connects, says hello and waits for the welcome.
-    async fn connect(&mut self, collector: &CollectorUrl) -> Result<Stream, Lost> {
+    async fn connect(
+        &mut self,
+        collector: &CollectorUrl,
+        compression: Compression,
+        verdict: &Verdict,
+    ) -> Result<Stream, Lost> {
         let limit = self.config.connect_timeout;
-        let endpoint = Endpoint::from(collector.uri().clone())
+        let endpoint = Endpoint::from(collector.plain_uri())
+            .origin(collector.uri().clone())
             .connect_timeout(limit)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(self.config.keepalive)
             .keep_alive_timeout(self.config.ack_timeout)
             .keep_alive_while_idle(true);
-        let channel: Channel = match timeout(limit, endpoint.connect()).await {
+        let connecting = async {
+            match self.credentials.as_ref().filter(|_| collector.is_encrypted()) {
+                None => endpoint.connect().await,
+                Some(credentials) => {
+                    // The library calls it once: a connection that ended is not its to renew.
+                    let connector = credentials.connector();
+                    let verdict = verdict.clone();
+                    let service = tower::service_fn(move |uri: Uri| connector.clone().connect(uri, verdict.clone()));
+                    endpoint.connect_with_connector(service).await
+                }
+            }
+        };
+        let channel: Channel = match timeout(limit, connecting).await {
             Ok(connected) => connected.map_err(|error| Lost::Connect(root_cause(&error)))?,
             Err(_) => return Err(Lost::Silent("connection")),
         };
@@ -195,7 +282,12 @@ impl Exporter {
         outbox
             .try_send(PublishRequest { phase: Some(hello) })
             .expect("a new channel has room for one");
-        let mut client = IngestServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let client = IngestServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let mut client = match compression {
+            Compression::None => client,
+            Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip),
+            Compression::Zstd => client.send_compressed(CompressionEncoding::Zstd),
+        };
         let welcome = async {
             let mut answers = client
                 .publish(ReceiverStream::new(requests))
@@ -237,7 +329,7 @@ impl Exporter {
             next_sequence: self.spool.next_sequence(),
             agent_version: self.introduction.agent_version.clone(),
             contract_version: CONTRACT_VERSION,
-            capabilities: Vec::new(),
+            capabilities: vec!["gzip".to_owned(), "zstd".to_owned()],
             ruleset_digest: self.introduction.ruleset_digest.borrow().clone(),
             host: Some(self.introduction.host.clone()),
             hooks: Vec::new(),
@@ -298,6 +390,8 @@ enum Step {
     Answer(Result<Option<PublishResponse>, Status>),
     Room(Result<mpsc::OwnedPermit<PublishRequest>, ()>),
     More(bool),
+    Waited,
+    Look,
     Late,
 }
 
@@ -306,11 +400,15 @@ impl Stream {
     async fn run(
         &mut self,
         spool: &mut SpoolReader,
+        mut credentials: Option<&mut Credentials>,
         config: &config::Export,
         metrics: &ExportMetrics,
     ) -> Result<(), Lost> {
         let mut durable = spool.durable();
         let mut sealed = false;
+        let mut look = Instant::now() + CERTIFICATES_EVERY;
+        // Since when items wait for others.
+        let mut waiting_since: Option<Instant> = None;
         loop {
             let end = *durable.borrow_and_update();
             let end = end.max(spool.next_sequence() - 1);
@@ -318,13 +416,24 @@ impl Stream {
                 return Ok(());
             }
             let under_way: u64 = self.in_flight.iter().map(|batch| batch.items).sum();
-            let can_send = self.sent < end && under_way < self.window;
+            let sendable = self.sent < end && under_way < self.window;
+            // A batch that is not full waits for more as long as another is under way: what comes one by one goes at
+            // once, and a burst in few batches.
+            let is_full = end - self.sent.min(end) >= u64::from(config.batch_items_max);
+            let can_wait = sendable && !is_full && !sealed && !self.in_flight.is_empty();
+            let send_at = *match can_wait {
+                true => waiting_since.get_or_insert_with(Instant::now),
+                false => waiting_since.insert(Instant::now()),
+            } + config.batch_wait;
+            let can_send = sendable && (!can_wait || send_at <= Instant::now());
             let late = self.in_flight.front().map(|oldest| oldest.at + config.ack_timeout);
             let step = tokio::select! {
                 biased;
                 answer = self.answers.message() => Step::Answer(answer),
                 room = self.outbox.clone().reserve_owned(), if can_send => Step::Room(room.map_err(drop)),
                 changed = durable.changed(), if !sealed && !can_send => Step::More(changed.is_ok()),
+                () = sleep_until(send_at), if can_wait && !can_send => Step::Waited,
+                () = sleep_until(look), if credentials.is_some() => Step::Look,
                 () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => Step::Late,
             };
             match step {
@@ -340,9 +449,17 @@ impl Stream {
                     let items_max = u64::from(config.batch_items_max).min(self.window - under_way);
                     if let Some(chunk) = read(spool, self.sent + 1, items_max, config.batch_bytes_max).await? {
                         self.send(room, chunk, metrics);
+                        waiting_since = None;
                     }
                 }
                 Step::More(more) => sealed = !more,
+                Step::Waited => {}
+                Step::Look => {
+                    look = Instant::now() + CERTIFICATES_EVERY;
+                    if credentials.as_mut().is_some_and(|credentials| credentials.reload()) {
+                        return Err(Lost::Certificates);
+                    }
+                }
                 Step::Late => return Err(Lost::Silent("acknowledgement")),
             }
         }
@@ -418,7 +535,8 @@ async fn read(
 ) -> Result<Option<Chunk>, SpoolError> {
     let items_max = usize::try_from(items_max).unwrap_or(usize::MAX);
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let mut reader = spool.clone();
+    let fresh = spool.clone();
+    let mut reader = std::mem::replace(spool, fresh);
     let reading = tokio::task::spawn_blocking(move || {
         let chunk = reader.read_from(sequence, items_max, bytes_max);
         (reader, chunk)

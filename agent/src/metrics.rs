@@ -58,7 +58,9 @@ pub struct ProcessTableMetrics {
 /// Metrics of the spool.
 #[derive(Clone, Default)]
 pub struct SpoolMetrics {
-    /// Bytes of all segments.
+    /// Whether the spool is on disk: 1, or 0 when it is kept in memory.
+    pub on_disk: Gauge,
+    /// Bytes of all segments, what is reserved for them included.
     pub bytes: Gauge,
     /// Items that wait for acknowledgement.
     pub items: Gauge,
@@ -87,6 +89,8 @@ pub struct ExportMetrics {
     pub in_flight: Gauge,
     /// Connections lost or refused.
     pub failures: Counter,
+    /// Those of them in which one end did not accept who the other is.
+    pub refusals: Counter,
     /// Welcomes received.
     pub connects: Counter,
 }
@@ -209,6 +213,11 @@ impl Metrics {
         let spool = &self.spool;
         registry.register_with_unit("spool", "Size of all spool segments", Unit::Bytes, spool.bytes.clone());
         registry.register(
+            "spool_on_disk",
+            "Whether the spool is on disk; 0 when its directory cannot be used and it is kept in memory",
+            spool.on_disk.clone(),
+        );
+        registry.register(
             "spool_items",
             "Items in the spool that wait for acknowledgement",
             spool.items.clone(),
@@ -269,6 +278,11 @@ impl Metrics {
             "export_failures",
             "Connections to collectors lost or refused",
             export.failures.clone(),
+        );
+        registry.register(
+            "export_authentication_failures",
+            "Connections in which collector or agent did not accept who the other is",
+            export.refusals.clone(),
         );
     }
 

@@ -43,7 +43,7 @@ use crate::{
     sensor::{Attachment, Sensor, SensorConfig},
     shutdown::Shutdown,
     spool::{
-        Spool,
+        Opened, Spool, SpoolError,
         queue::{AlertSink, QueueLimits, queue},
         writer::{self, Tee},
     },
@@ -150,7 +150,16 @@ async fn run(
         (None, None)
     } else {
         let directory = config.spool_directory();
-        let (spool, opened) = Spool::open(&directory, config.spool_config(), metrics.spool.clone())?;
+        let (spool, opened) = match Spool::open(&directory, config.spool_config(), metrics.spool.clone()) {
+            Ok(opened) => opened,
+            // Somebody else delivers under this identity already.
+            Err(error @ SpoolError::Locked(_)) => return Err(error.into()),
+            Err(error) => {
+                let (spool, gap) = Spool::in_memory(config.spool_config(), metrics.spool.clone(), &error)?;
+                first.insert(0, gap);
+                (spool, Opened::default())
+            }
+        };
         match (opened.unclean_since, captured) {
             (Some(since), false) => tracing::warn!(
                 "the agent ended without saying so; nothing was observed since {}",
@@ -174,10 +183,11 @@ async fn run(
         let exporter = Exporter::new(
             config.collectors.clone(),
             config.export.clone(),
+            &config.tls,
             introduction,
             spool.reader(),
             metrics.export.clone(),
-        );
+        )?;
         (Some(spool), Some(task::spawn(exporter.run())))
     };
     let (sink, source) = queue(config.queue_limits(), metrics.queue_drops.clone());

@@ -4,6 +4,7 @@ use crate::spool::queue::{QueueLimits, queue};
 use crate::spool::{Spool, SpoolConfig, writer};
 use staghound_proto::v1::ingest_service_server::{IngestService, IngestServiceServer};
 use staghound_proto::v1::{Ack, Gap, GapReason, Item, RunRecord, Welcome, gap, item};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,8 @@ struct Manners {
     resume_after: Option<u64>,
     refuses: bool,
     acks_too_much: bool,
+    /// How messages to it may be compressed.
+    encodings: &'static [CompressionEncoding],
 }
 
 const POLITE: Manners = Manners {
@@ -41,6 +44,7 @@ const POLITE: Manners = Manners {
     resume_after: None,
     refuses: false,
     acks_too_much: false,
+    encodings: &[CompressionEncoding::Zstd, CompressionEncoding::Gzip],
 };
 
 /// What a fake collector has.
@@ -87,6 +91,14 @@ impl Collector {
         }
     }
 
+    fn service(&self) -> IngestServiceServer<Self> {
+        let service = IngestServiceServer::new(self.clone());
+        let encodings = self.manners.lock().unwrap().encodings;
+        encodings
+            .iter()
+            .fold(service, |service, &encoding| service.accept_compressed(encoding))
+    }
+
     /// Serves on a runtime of its own, which ends with everything in it, connections included, when it is killed.
     async fn serve(&self, address: SocketAddr) -> (SocketAddr, Server) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -94,7 +106,7 @@ impl Collector {
             .enable_all()
             .build()
             .unwrap();
-        let service = IngestServiceServer::new(self.clone());
+        let service = self.service();
         let listener = runtime.spawn(timeout(PATIENCE, async move {
             loop {
                 match TcpListener::bind(address).await {
@@ -206,6 +218,7 @@ struct Agent {
     directory: TempDir,
     spool: Spool,
     metrics: Metrics,
+    tls: config::Tls,
     exporter: Option<JoinHandle<Drained>>,
 }
 
@@ -218,6 +231,7 @@ impl Agent {
             directory,
             spool,
             metrics,
+            tls: config::Tls::default(),
             exporter: None,
         }
     }
@@ -227,23 +241,27 @@ impl Agent {
         self.spool.append(&items).unwrap();
     }
 
-    fn export(&mut self, collectors: &[SocketAddr]) {
+    fn export<C: Display>(&mut self, collectors: &[C]) {
         self.export_with(collectors, quick());
     }
 
-    fn export_with(&mut self, collectors: &[SocketAddr], config: config::Export) {
-        let collectors = collectors
-            .iter()
-            .map(|address| format!("http://{address}").parse().unwrap())
-            .collect();
+    /// Collectors are addresses, or URLs.
+    fn export_with<C: Display>(&mut self, collectors: &[C], config: config::Export) {
+        let url = |collector: &C| match collector.to_string() {
+            url if url.contains("://") => url.parse().unwrap(),
+            address => format!("http://{address}").parse().unwrap(),
+        };
+        let collectors = collectors.iter().map(url).collect();
         let introduction = introduction();
         let exporter = Exporter::new(
             collectors,
             config,
+            &self.tls,
             introduction,
             self.spool.reader(),
             self.metrics.export.clone(),
-        );
+        )
+        .unwrap();
         self.exporter = Some(tokio::spawn(exporter.run()));
     }
 
@@ -331,7 +349,7 @@ async fn everything_arrives_once_and_in_order() {
         next_sequence: 106,
         agent_version: "9.9".to_owned(),
         contract_version: 1,
-        capabilities: vec![],
+        capabilities: vec!["gzip".to_owned(), "zstd".to_owned()],
         ruleset_digest: "sha256:00".to_owned(),
         host: Some(introduction().host),
         hooks: Vec::new(),
@@ -501,6 +519,7 @@ async fn what_the_spool_dropped_arrives_as_a_gap() {
     let mut agent = Agent::new(SpoolConfig {
         bytes_max: 4096,
         segment_bytes: 1024,
+        ..SpoolConfig::default()
     });
     for number in 1..=500 {
         agent.append(number..=number);
@@ -529,6 +548,8 @@ async fn a_collector_that_lacks_what_was_trimmed_gets_a_gap() {
     let mut agent = Agent::new(SpoolConfig {
         bytes_max: 1 << 20,
         segment_bytes: 1024,
+        retention: Duration::ZERO,
+        ..SpoolConfig::default()
     });
     for number in 1..=100 {
         agent.append(number..=number);
@@ -595,6 +616,56 @@ async fn a_collector_that_is_ahead_moves_the_sequence() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_are_compressed_as_the_collector_can() {
+    for (encodings, wanted) in [
+        (POLITE.encodings, Compression::Zstd),
+        (POLITE.encodings, Compression::Gzip),
+        (POLITE.encodings, Compression::None),
+        (&[CompressionEncoding::Gzip], Compression::Zstd),
+        (&[], Compression::Zstd),
+    ] {
+        let collector = Collector::new(Manners { encodings, ..POLITE });
+        let (address, _server) = collector.serve(any_port()).await;
+        let mut agent = Agent::new(SpoolConfig::default());
+        agent.append(1..=100);
+        agent.export_with(
+            &[address],
+            config::Export {
+                compression: wanted,
+                ..quick()
+            },
+        );
+        let metrics = agent.metrics.export.clone();
+        assert_eq!(agent.drained().await, Drained { unacked: 0 });
+        let store = collector.store.borrow().clone();
+        assert_eq!((store.received, store.violations), (items(1..=100), vec![]));
+        assert_eq!((store.hellos.len(), metrics.failures.get()), (1, 0), "{encodings:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_one_by_one_under_load_goes_in_batches() {
+    let collector = Collector::new(POLITE);
+    let (address, _server) = collector.serve(any_port()).await;
+    let mut agent = Agent::new(SpoolConfig::default());
+    agent.export_with(
+        &[address],
+        config::Export {
+            batch_items_max: 256,
+            batch_wait: Duration::from_secs(3600),
+            ..quick()
+        },
+    );
+    for number in 1..=300 {
+        agent.append(number..=number);
+    }
+    // The last ones wait for no others: as soon as nothing is under way they go.
+    let store = collector.until(|store| store.durable == 300).await;
+    assert!(store.batches < 300, "{}", store.batches);
+    assert_eq!(agent.drained().await, Drained { unacked: 0 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_without_a_collector_keeps_everything() {
     let mut agent = Agent::new(SpoolConfig::default());
     agent.append(1..=5);
@@ -619,6 +690,7 @@ async fn from_the_sink_to_the_collector() {
         spool,
         metrics,
         exporter,
+        ..
     } = agent;
     let (sink, source) = queue(QueueLimits::default(), metrics.queue_drops.clone());
     let readiness = crate::admin::Readiness::new(&["spool"]);
@@ -703,3 +775,6 @@ fn a_spool_that_cannot_be_written_holds_up_nobody_and_tells_what_was_lost() {
     assert_eq!((gap.count, gap.reason()), (89, GapReason::QueueFull));
     assert_eq!(read, items(1..=11));
 }
+
+#[path = "tls_tests.rs"]
+mod tls_tests;

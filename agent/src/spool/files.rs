@@ -1,12 +1,15 @@
 //! The files of a spool's directory beside the bytes in its segments: names, lock, epoch, watermark, gaps, marker.
 
+use super::disk::{self, Disk, DiskFile, HostDisk, MemoryDisk};
+use super::lane::Lane;
 use super::segment::EpochBytes;
-use super::{Segment, SpoolError, foreign};
+use super::{SpoolError, foreign};
 use staghound_proto::v1::GapReason;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +17,11 @@ use std::time::{Duration, Instant, SystemTime};
 /// drops the lock as soon as it executes its program.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
+/// The longest of the small files that is read.
+const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// What stands below the epoch since there is a file for each lane. An agent that does not know it refuses the directory
+/// instead of giving the same sequences out again.
+const FORMAT_LINE: &str = "format 2";
 
 /// Items that are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +34,46 @@ pub(super) struct Record {
     pub reason: GapReason,
 }
 
-/// A directory this process has the lock of.
+/// The name of a segment: its first sequence and its lane. Those of the previous format have no lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    /// The first sequence it may hold.
+    pub first: u64,
+    /// Which items; none for the previous format, which keeps all in one file.
+    pub lane: Option<Lane>,
+}
+
+impl Name {
+    pub(super) fn text(self) -> String {
+        match self.lane {
+            Some(lane) => format!("{:020}-{}.segment", self.first, lane.name()),
+            None => format!("{:020}.segment", self.first),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let stem = name.strip_suffix(".segment")?;
+        let (digits, lane) = match stem.split_once('-') {
+            Some((digits, lane)) => (digits, Some(Lane::ALL.into_iter().find(|known| known.name() == lane)?)),
+            None => (stem, None),
+        };
+        if digits.len() != 20 {
+            return None;
+        }
+        // Sequences beyond half the range cannot have been counted up to; refusing them keeps arithmetic plain.
+        let first = digits.parse().ok().filter(|first| (1..u64::MAX / 2).contains(first))?;
+        Some(Self { first, lane })
+    }
+}
+
+/// The directory of one spool.
 pub(super) struct Directory {
     path: PathBuf,
-    handle: File,
+    disk: Arc<dyn Disk>,
 }
 
 impl Directory {
-    /// Makes the directory if needed and takes its lock.
+    /// Makes the directory if needed and takes its lock, which is held as long as the file that comes with it.
     pub(super) fn open(path: &Path) -> Result<(Self, File), SpoolError> {
         let io = |action| {
             move |source| SpoolError::Io {
@@ -47,7 +87,7 @@ impl Directory {
             .mode(0o700)
             .create(path)
             .map_err(io("make the directory"))?;
-        let handle = File::open(path).map_err(io("open the directory"))?;
+        let disk = HostDisk::open(path.to_owned()).map_err(io("open the directory"))?;
         let lock = OpenOptions::new()
             .create(true)
             .write(true)
@@ -59,13 +99,11 @@ impl Directory {
         loop {
             match lock.try_lock() {
                 Ok(()) => {
-                    return Ok((
-                        Self {
-                            path: path.to_owned(),
-                            handle,
-                        },
-                        lock,
-                    ));
+                    let directory = Self {
+                        path: path.to_owned(),
+                        disk: Arc::new(disk),
+                    };
+                    return Ok((directory, lock));
                 }
                 Err(TryLockError::WouldBlock) if asked.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_RETRY),
                 Err(TryLockError::WouldBlock) => return Err(SpoolError::Locked(path.to_owned())),
@@ -74,11 +112,59 @@ impl Directory {
         }
     }
 
+    /// A directory in memory.
+    pub(super) fn in_memory() -> Self {
+        Self {
+            path: PathBuf::from("(memory)"),
+            disk: Arc::new(MemoryDisk::default()),
+        }
+    }
+
+    /// A directory on a disk of a test's.
+    #[cfg(test)]
+    pub(super) fn on(disk: Arc<dyn Disk>) -> Self {
+        Self {
+            path: PathBuf::from("(test)"),
+            disk,
+        }
+    }
+
+    /// For errors: where a segment is.
+    pub(super) fn path_of(&self, name: Name) -> PathBuf {
+        self.path.join(name.text())
+    }
+
+    pub(super) fn open_segment(&self, name: Name, writable: bool) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&name.text(), writable)
+    }
+
+    pub(super) fn create_segment(&self, name: Name) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.create(&name.text())
+    }
+
     /// Reads the epoch, or makes one where no spool was yet.
     pub(super) fn epoch(&self) -> Result<EpochBytes, SpoolError> {
         let path = self.path.join("epoch");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => parse_epoch(text.trim_end()).ok_or_else(|| foreign(path, "is not 32 hexadecimal digits")),
+        match self.read_small("epoch") {
+            Ok(text) => {
+                let (digits, format) = match text.trim_end().split_once('\n') {
+                    Some((digits, format)) => (digits, Some(format)),
+                    None => (text.trim_end(), None),
+                };
+                let Some(epoch) = parse_epoch(digits) else {
+                    return Err(foreign(path, "is not 32 hexadecimal digits"));
+                };
+                match format {
+                    Some(FORMAT_LINE) => {}
+                    Some(other) => {
+                        let what = format!("says `{}`, which this agent does not know", other.escape_debug());
+                        return Err(foreign(path, &what));
+                    }
+                    // Written by the previous version, which would not see what this one adds.
+                    None => self.write_epoch(epoch)?,
+                }
+                Ok(epoch)
+            }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(foreign(path, "is not text")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if !self.segments()?.is_empty() {
@@ -90,8 +176,7 @@ impl Directory {
                     action: "make a random epoch",
                     source: io::Error::other(error.to_string()),
                 })?;
-                let text = format!("{:032x}\n", u128::from_be_bytes(epoch));
-                self.replace("epoch", &text)?;
+                self.write_epoch(epoch)?;
                 Ok(epoch)
             }
             Err(source) => Err(SpoolError::Io {
@@ -102,38 +187,44 @@ impl Directory {
         }
     }
 
-    /// Every segment file, by first sequence; ends are not known yet.
-    pub(super) fn segments(&self) -> Result<Vec<Segment>, SpoolError> {
+    fn write_epoch(&self, epoch: EpochBytes) -> Result<(), SpoolError> {
+        let text = format!("{:032x}\n{FORMAT_LINE}\n", u128::from_be_bytes(epoch));
+        self.replace("epoch", &text)
+    }
+
+    /// Every segment file with its length, by first sequence.
+    pub(super) fn segments(&self) -> Result<Vec<(Name, u64)>, SpoolError> {
         let io = |source| SpoolError::Io {
             path: self.path.clone(),
             action: "list it",
             source,
         };
         let mut segments = Vec::new();
-        for entry in std::fs::read_dir(&self.path).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            if let Some(first) = entry.file_name().to_str().and_then(parse_segment_name) {
-                let bytes = entry.metadata().map_err(io)?.len();
-                segments.push(Segment {
-                    first,
-                    end: first - 1,
-                    bytes,
-                });
-            }
+        for name in self
+            .disk
+            .names()
+            .map_err(io)?
+            .iter()
+            .filter_map(|name| Name::parse(name))
+        {
+            let bytes = self
+                .open_segment(name, false)
+                .and_then(|file| file.length())
+                .map_err(|source| SpoolError::Io {
+                    path: self.path_of(name),
+                    action: "look at it",
+                    source,
+                })?;
+            segments.push((name, bytes));
         }
-        segments.sort_unstable_by_key(|segment| segment.first);
+        segments.sort_unstable_by_key(|(name, _)| name.first);
         Ok(segments)
     }
 
-    pub(super) fn segment_path(&self, first: u64) -> PathBuf {
-        self.path.join(format!("{first:020}.segment"))
-    }
-
-    pub(super) fn unlink(&self, first: u64) -> Result<(), SpoolError> {
-        let path = self.segment_path(first);
-        match std::fs::remove_file(&path) {
+    pub(super) fn unlink(&self, name: Name) -> Result<(), SpoolError> {
+        match self.disk.unlink(&name.text()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpoolError::Io {
-                path,
+                path: self.path_of(name),
                 action: "unlink it",
                 source: error,
             }),
@@ -143,7 +234,7 @@ impl Directory {
 
     /// Makes names in the directory durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.handle.sync_all()
+        self.disk.sync()
     }
 
     /// The watermark; 0 when there is none or it is damaged, which only means to send again.
@@ -179,7 +270,7 @@ impl Directory {
     /// When the last agent here was known to live, if it did not end orderly.
     pub(super) fn alive_since(&self) -> Result<Option<SystemTime>, SpoolError> {
         let path = self.path.join("running");
-        match std::fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+        match self.disk.open("running", false).and_then(|file| file.modified()) {
             Ok(time) => Ok(Some(time)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(SpoolError::Io {
@@ -193,15 +284,11 @@ impl Directory {
     /// Says that an agent is running, and that it was alive now.
     pub(super) fn mark_alive(&self) -> Result<(), SpoolError> {
         let path = self.path.join("running");
-        let marked = (|| {
-            let file = OpenOptions::new()
-                .create(true)
-                .write(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)?;
-            file.set_modified(SystemTime::now())
-        })();
+        let marked = match self.disk.open("running", true) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create("running"),
+            opened => opened,
+        };
+        let marked = marked.and_then(|file| file.touch());
         marked.map_err(|source| SpoolError::Io {
             path,
             action: "mark it as in use",
@@ -221,7 +308,8 @@ impl Directory {
     /// Says that the agent ended orderly.
     pub(super) fn mark_ended(&self) -> Result<(), SpoolError> {
         let path = self.path.join("running");
-        std::fs::remove_file(&path)
+        self.disk
+            .unlink("running")
             .and_then(|()| self.sync())
             .map_err(|source| SpoolError::Io {
                 path,
@@ -230,8 +318,13 @@ impl Directory {
             })
     }
 
+    fn read_small(&self, name: &str) -> io::Result<String> {
+        let bytes = disk::read_whole(&*self.disk.open(name, false)?, SMALL_FILE_BYTES_MAX)?;
+        String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
     fn read_checked(&self, name: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.path.join(name)).ok()?;
+        let text = self.read_small(name).ok()?;
         let (checksum, body) = text.split_once('\n')?;
         (u32::from_str_radix(checksum, 16).ok()? == crc32c::crc32c(body.as_bytes())).then(|| body.to_owned())
     }
@@ -242,33 +335,21 @@ impl Directory {
 
     /// Replaces a file durably: at any moment either the old or the new content is there.
     fn replace(&self, name: &str, content: &str) -> Result<(), SpoolError> {
-        let path = self.path.join(name);
         // One name for all attempts: what a crash leaves behind is overwritten by the next.
-        let temporary = self.path.join(format!("{name}.new"));
+        let temporary = format!("{name}.new");
         let replaced = (|| {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .write(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(content.as_bytes())?;
-            file.sync_data()?;
-            std::fs::rename(&temporary, &path)?;
+            let file = self.disk.create(&temporary)?;
+            file.write_at(content.as_bytes(), 0)?;
+            file.sync()?;
+            self.disk.rename(&temporary, name)?;
             self.sync()
         })();
         replaced.map_err(|source| SpoolError::Io {
-            path,
+            path: self.path.join(name),
             action: "write it",
             source,
         })
     }
-}
-
-fn parse_segment_name(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".segment").filter(|digits| digits.len() == 20)?;
-    // Sequences beyond half the range cannot have been counted up to; refusing them keeps arithmetic plain.
-    digits.parse().ok().filter(|first| (1..u64::MAX / 2).contains(first))
 }
 
 fn parse_epoch(text: &str) -> Option<EpochBytes> {

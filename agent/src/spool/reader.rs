@@ -1,17 +1,16 @@
 //! The reading end of the spool.
 
-use super::segment::{self, FRAME_HEADER_BYTES, HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use super::frames::Frames;
+use super::lane::{ByLane, Lane};
 use super::{Shared, SpoolError, queue, sequence_gap};
 use prost::Message as _;
 use staghound_proto::v1::{GapReason, Item, ObservationGap};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::watch;
 
-/// A run of items without holes, or one sequence gap alone.
+/// A run of items, with sequence gaps in the place of what is missing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// Sequence of the first item.
@@ -24,41 +23,44 @@ pub struct Chunk {
     pub lost: u64,
 }
 
-impl Chunk {
-    fn gap(from: u64, to: u64, reason: GapReason) -> Self {
-        Self {
-            first: from,
-            through: to,
-            items: vec![sequence_gap(from, to, reason)],
-            lost: to - from + 1,
-        }
+/// Reads what is durable. Clones are independent.
+pub struct SpoolReader {
+    shared: Arc<Shared>,
+    lanes: ByLane<LaneReader>,
+    /// What was read up to: for what is before, the lanes begin anew.
+    from: u64,
+}
+
+impl Clone for SpoolReader {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.shared))
     }
 }
 
-/// Reads what is durable. Clones are independent.
-#[derive(Clone)]
-pub struct SpoolReader {
-    shared: Arc<Shared>,
-    at: Option<Position>,
+/// A place in one lane.
+#[derive(Default)]
+struct LaneReader {
+    segment: Option<OpenSegment>,
+    /// The next whole frame, if it was looked for: its sequence and where its payload is.
+    next: Option<(u64, std::ops::Range<usize>)>,
+    /// Up to here nothing more is to be found.
+    done: u64,
 }
 
-/// Where the frame of a sequence begins.
-#[derive(Clone, Copy)]
-struct Position {
-    segment: u64,
-    sequence: u64,
-    offset: u64,
-}
-
-/// What is to be found at a sequence.
-enum Place {
-    Gap { to: u64, reason: GapReason },
-    Segment { first: u64, end: u64 },
+struct OpenSegment {
+    first: u64,
+    frames: Frames,
+    /// The last sequence that was read from it.
+    last: u64,
 }
 
 impl SpoolReader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, at: None }
+        Self {
+            shared,
+            lanes: ByLane::default(),
+            from: 0,
+        }
     }
 
     /// The epoch: 32 lower-case hexadecimal digits.
@@ -112,7 +114,7 @@ impl SpoolReader {
         state.measure(&self.shared.metrics);
     }
 
-    /// Reads on from `sequence`: up to `items_max` items of up to `bytes_max` bytes, but at least one; or a gap alone.
+    /// Reads on from `sequence`: up to `items_max` items of up to `bytes_max` bytes, but at least one.
     /// Nothing when `sequence` is not durable yet. Damage on disk is told as a gap, never as an error.
     ///
     /// # Errors
@@ -123,25 +125,131 @@ impl SpoolReader {
         items_max: usize,
         bytes_max: usize,
     ) -> Result<Option<Chunk>, SpoolError> {
+        let end = self.shared.lock().end;
+        if sequence == 0 || sequence > end {
+            return Ok(None);
+        }
+        if sequence < self.from {
+            self.lanes = ByLane::default();
+        }
+        // Should reading fail half way.
+        self.from = u64::MAX;
+        let mut chunk = Chunk {
+            first: sequence,
+            through: sequence - 1,
+            items: Vec::new(),
+            lost: 0,
+        };
+        let mut bytes_left = bytes_max;
+        // A lane that has nothing up to the end is not asked again and again.
+        let mut empty = ByLane::<bool>::default();
+        while chunk.through < end && chunk.items.len() < items_max {
+            let at = chunk.through + 1;
+            let mut found: Option<(Lane, u64)> = None;
+            for lane in Lane::ALL {
+                if *empty.get(lane) {
+                    continue;
+                }
+                match self.lanes.get_mut(lane).peek(&self.shared, lane, at, end)? {
+                    Some(next) if found.is_none_or(|(_, first)| next < first) => found = Some((lane, next)),
+                    Some(_) => {}
+                    None => *empty.get_mut(lane) = true,
+                }
+            }
+            match found {
+                Some((lane, next)) if next == at => {
+                    let payload = self.lanes.get(lane).payload();
+                    if !chunk.items.is_empty() && payload.len() > bytes_left {
+                        break;
+                    }
+                    bytes_left = bytes_left.saturating_sub(payload.len());
+                    match Item::decode(payload) {
+                        Ok(item) => {
+                            chunk.items.push(item);
+                            chunk.through = at;
+                        }
+                        // Written by another version, or by nobody we know: the checksum is right, the meaning is not.
+                        Err(_) => self.add_gap(&mut chunk, at, GapReason::CorruptSegment),
+                    }
+                }
+                Some((_, next)) => self.add_gaps(&mut chunk, next - 1, items_max),
+                None => self.add_gaps(&mut chunk, end, items_max),
+            }
+        }
+        self.from = chunk.through + 1;
+        Ok(Some(chunk))
+    }
+
+    /// Tells why everything from the chunk's end to `to` is missing.
+    fn add_gaps(&self, chunk: &mut Chunk, to: u64, items_max: usize) {
+        while chunk.through < to && chunk.items.len() < items_max {
+            let at = chunk.through + 1;
+            let (through, reason) = {
+                let state = self.shared.lock();
+                match state.lost.iter().find(|lost| lost.to >= at) {
+                    Some(lost) if lost.from <= at => (lost.to, lost.reason),
+                    // What was acknowledged and trimmed is gone in good order, but a collector that asks has to hear so.
+                    _ if at <= state.acked => (state.acked, GapReason::AlreadyAcknowledged),
+                    Some(lost) => (lost.from - 1, GapReason::CorruptSegment),
+                    None => (to, GapReason::CorruptSegment),
+                }
+            };
+            self.add_gap(chunk, through.min(to), reason);
+        }
+    }
+
+    fn add_gap(&self, chunk: &mut Chunk, to: u64, reason: GapReason) {
+        let from = chunk.through + 1;
+        if reason == GapReason::CorruptSegment {
+            self.shared.metrics.lost_corrupt.inc_by(to - from + 1);
+        }
+        chunk.items.push(sequence_gap(from, to, reason));
+        chunk.lost += to - from + 1;
+        chunk.through = to;
+    }
+}
+
+impl LaneReader {
+    /// The next sequence of this lane from `at` to `end`.
+    fn peek(&mut self, shared: &Shared, lane: Lane, at: u64, end: u64) -> Result<Option<u64>, SpoolError> {
         loop {
-            let Some(place) = self.place(sequence) else {
+            match &self.next {
+                Some((sequence, _)) if *sequence >= at => {
+                    // What was appended since the end was looked up waits for its turn.
+                    return Ok(Some(*sequence).filter(|&sequence| sequence <= end));
+                }
+                Some(_) => self.next = None,
+                None => {}
+            }
+            let wanted = at.max(self.done + 1);
+            let place = {
+                let state = shared.lock();
+                let segments = state.lanes.get(lane);
+                let segment = segments.get(segments.partition_point(|segment| segment.end < wanted));
+                segment.map(|segment| (segment.name, segment.end))
+            };
+            let Some((name, segment_end)) = place.filter(|(name, _)| name.first <= end) else {
                 return Ok(None);
             };
-            let (first, end) = match place {
-                Place::Gap { to, reason } => return Ok(Some(Chunk::gap(sequence, to, reason))),
-                Place::Segment { first, end } => (first, end),
-            };
-            match self.read_segment(first, sequence, end, items_max, bytes_max) {
-                Ok(chunk) => return Ok(Some(chunk)),
-                // The quota or an acknowledgement took it away meanwhile; what is in its place now?
-                Err(error) if error.kind() == io::ErrorKind::NotFound && self.moved(sequence, first) => {}
+            let read = self.read_on(shared, name, segment_end, at);
+            match read {
+                Ok(true) => {}
+                // Everything in this segment was looked at.
+                Ok(false) => self.done = segment_end,
                 Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::EIO) => {
-                    return Ok(Some(self.corrupt(sequence, end)));
+                    self.segment = None;
+                    let state = shared.lock();
+                    let still = state.lanes.get(lane).iter().any(|segment| segment.name == name);
+                    drop(state);
+                    // Gone in good order meanwhile, or damaged: what was in it is told by what is missing.
+                    if still {
+                        self.done = segment_end;
+                    }
                 }
                 Err(source) => {
-                    let path = self.shared.directory.segment_path(first);
+                    self.segment = None;
                     return Err(SpoolError::Io {
-                        path,
+                        path: shared.directory.path_of(name),
                         action: "read it",
                         source,
                     });
@@ -150,163 +258,40 @@ impl SpoolReader {
         }
     }
 
-    fn corrupt(&self, from: u64, to: u64) -> Chunk {
-        self.shared.metrics.lost_corrupt.inc_by(to - from + 1);
-        Chunk::gap(from, to, GapReason::CorruptSegment)
-    }
-
-    fn moved(&self, sequence: u64, first: u64) -> bool {
-        !matches!(self.place(sequence), Some(Place::Segment { first: still, .. }) if still == first)
-    }
-
-    fn place(&self, sequence: u64) -> Option<Place> {
-        let state = self.shared.lock();
-        if sequence == 0 || sequence > state.end {
-            return None;
-        }
-        if let Some(lost) = state
-            .lost
-            .iter()
-            .find(|lost| lost.from <= sequence && sequence <= lost.to)
-        {
-            return Some(Place::Gap {
-                to: lost.to,
-                reason: lost.reason,
-            });
-        }
-        if let Some(segment) = state
-            .segments
-            .iter()
-            .find(|segment| segment.first <= sequence && sequence <= segment.end)
-        {
-            return Some(Place::Segment {
-                first: segment.first,
-                end: segment.end,
-            });
-        }
-        let next_segment = state
-            .segments
-            .iter()
-            .map(|segment| segment.first)
-            .find(|&first| first > sequence);
-        let next_lost = state.lost.iter().map(|lost| lost.from).find(|&from| from > sequence);
-        let to = [next_segment, next_lost]
-            .into_iter()
-            .flatten()
-            .min()
-            .map_or(state.end, |next| next - 1);
-        // What was acknowledged and trimmed is gone in good order, but a collector that asks for it has to hear so.
-        if sequence <= state.acked {
-            return Some(Place::Gap {
-                to: to.min(state.acked),
-                reason: GapReason::SpoolOverflow,
-            });
-        }
-        self.shared.metrics.lost_corrupt.inc_by(to - sequence + 1);
-        Some(Place::Gap {
-            to,
-            reason: GapReason::CorruptSegment,
-        })
-    }
-
-    fn read_segment(
-        &mut self,
-        first: u64,
-        sequence: u64,
-        end: u64,
-        items_max: usize,
-        bytes_max: usize,
-    ) -> io::Result<Chunk> {
-        let file = File::open(self.shared.directory.segment_path(first))?;
-        let file_bytes = file.metadata()?.len();
-        let mut at = self
-            .at
-            .filter(|at| at.segment == first && at.sequence <= sequence)
-            .unwrap_or(Position {
-                segment: first,
-                sequence: first,
-                offset: HEADER_BYTES as u64,
-            });
-        let mut window_bytes = bytes_max.saturating_add(PAYLOAD_BYTES_MAX + FRAME_HEADER_BYTES);
-        let mut chunk = Chunk {
-            first: sequence,
-            through: sequence - 1,
-            items: Vec::new(),
-            lost: 0,
+    /// Reads the next frame at or behind `at` from a segment; false when it has none.
+    fn read_on(&mut self, shared: &Shared, name: super::files::Name, end: u64, at: u64) -> io::Result<bool> {
+        let mut segment = match self.segment.take() {
+            Some(segment) if segment.first == name.first => segment,
+            Some(_) | None => OpenSegment {
+                first: name.first,
+                frames: Frames::new(shared.directory.open_segment(name, false)?, shared.epoch),
+                last: name.first - 1,
+            },
         };
-        let mut bytes_left = bytes_max;
-        'windows: loop {
-            let window = read_window(&file, at.offset, window_bytes)?;
-            let is_rest = at.offset + window.len() as u64 >= file_bytes;
-            let mut offset = 0;
-            while at.sequence <= end && chunk.items.len() < items_max {
-                let intact = segment::frame_at(&window, offset, &self.shared.epoch)
-                    .filter(|frame| frame.sequence == at.sequence);
-                let frame = match intact {
-                    Some(frame) => frame,
-                    // The window ended within a frame: go on with the next one, from here.
-                    None if !is_rest && offset > 0 => continue 'windows,
-                    // Not even the first frame of a window that holds the longest: damage. Finding what comes behind it
-                    // may need all that is left of the segment.
-                    None if !is_rest => {
-                        window_bytes = usize::try_from(file_bytes).unwrap_or(usize::MAX);
-                        continue 'windows;
-                    }
-                    None => {
-                        let next = segment::next_frame(&window, offset, at.sequence, &self.shared.epoch);
-                        let found = next.filter(|frame| frame.sequence <= end);
-                        if chunk.items.is_empty() && found.as_ref().is_none_or(|found| found.sequence > sequence) {
-                            return Ok(self.corrupt(sequence, found.map_or(end, |found| found.sequence - 1)));
-                        }
-                        match found {
-                            Some(found) if found.sequence == at.sequence || chunk.items.is_empty() => found,
-                            Some(_) | None => break 'windows,
-                        }
-                    }
-                };
-                if frame.sequence >= sequence {
-                    let payload = &window[frame.payload.clone()];
-                    if !chunk.items.is_empty() && payload.len() > bytes_left {
-                        break 'windows;
-                    }
-                    bytes_left = bytes_left.saturating_sub(payload.len());
-                    let Ok(item) = Item::decode(payload) else {
-                        // Written by another version, or by nobody we know: the checksum is right, the meaning is not.
-                        if chunk.items.is_empty() {
-                            return Ok(self.corrupt(sequence, sequence));
-                        }
-                        break 'windows;
-                    };
-                    chunk.items.push(item);
-                    chunk.through = frame.sequence;
-                }
-                let length = (frame.end() - offset) as u64;
-                offset = frame.end();
-                at = Position {
-                    segment: first,
-                    sequence: frame.sequence + 1,
-                    offset: at.offset + length,
-                };
+        let found = loop {
+            if segment.last >= end {
+                break None;
             }
-            break;
-        }
-        self.at = Some(at);
-        Ok(chunk)
+            match segment.frames.next(&(segment.last + 1..=end))? {
+                Some(frame) => {
+                    segment.last = frame.sequence;
+                    if frame.sequence >= at {
+                        break Some((frame.sequence, frame.payload));
+                    }
+                }
+                None => break None,
+            }
+        };
+        self.segment = Some(segment);
+        self.next = found;
+        Ok(self.next.is_some())
     }
-}
 
-fn read_window(file: &File, offset: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
-    let left = file.metadata()?.len().saturating_sub(offset);
-    let mut window = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)];
-    let mut filled = 0;
-    while filled < window.len() {
-        match file.read_at(&mut window[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    /// The payload of what was peeked.
+    fn payload(&self) -> &[u8] {
+        match (&self.next, &self.segment) {
+            (Some((_, payload)), Some(segment)) => segment.frames.payload(payload.clone()),
+            _ => &[],
         }
     }
-    window.truncate(filled);
-    Ok(window)
 }
