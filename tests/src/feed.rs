@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use staghound_collector::security::client::{self, ClientFiles};
 use staghound_proto::v1::{
     Alert, Edge, Entry, ObservationGap, Start, SubscribeRequest, feed_service_client::FeedServiceClient, gap, item,
     start::Position, subscribe_request, subscribe_response,
@@ -13,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Status, transport::Endpoint};
 
 use crate::deadline;
 
@@ -30,13 +31,19 @@ impl Feed {
     /// Subscribes.
     #[must_use]
     pub fn subscribe(address: SocketAddr) -> Self {
+        Self::subscribe_with(address, None)
+    }
+
+    /// Subscribes by TLS, if there are certificates.
+    #[must_use]
+    pub fn subscribe_with(address: SocketAddr, files: Option<ClientFiles>) -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime starts");
         let (sender, entries) = mpsc::channel(1024);
-        let task = runtime.spawn(follow(address, sender));
+        let task = runtime.spawn(follow(address, files, sender));
         Self {
             runtime,
             entries,
@@ -103,11 +110,11 @@ pub fn observation_gap(entry: &Entry) -> Option<&ObservationGap> {
     }
 }
 
-async fn follow(address: SocketAddr, sender: mpsc::Sender<Entry>) {
+async fn follow(address: SocketAddr, files: Option<ClientFiles>, sender: mpsc::Sender<Entry>) {
     let mut position = Position::Edge(Edge::Earliest.into());
     loop {
         // A collector that is being killed breaks streams in every way; the cursor is what counts.
-        let _broken = follow_once(address, &mut position, &sender).await;
+        let _broken = follow_once(address, files.as_ref(), &mut position, &sender).await;
         if sender.is_closed() {
             return;
         }
@@ -115,9 +122,17 @@ async fn follow(address: SocketAddr, sender: mpsc::Sender<Entry>) {
     }
 }
 
-async fn follow_once(address: SocketAddr, position: &mut Position, sender: &mpsc::Sender<Entry>) -> Result<(), Status> {
-    let client = FeedServiceClient::connect(format!("http://{address}")).await;
-    let mut client = client.map_err(|error| Status::unavailable(error.to_string()))?;
+async fn follow_once(
+    address: SocketAddr,
+    files: Option<&ClientFiles>,
+    position: &mut Position,
+    sender: &mpsc::Sender<Entry>,
+) -> Result<(), Status> {
+    let scheme = if files.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+    let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
+    let (channel, _) = client::connect(&endpoint, files).await?;
+    let mut client = FeedServiceClient::new(channel);
     // The sender stays open: an ended request stream would be a subscriber that grants no more credit.
     let (requests, receiver) = mpsc::channel(1);
     let start = Start {

@@ -320,6 +320,16 @@ impl Collector {
     /// or port 0.
     #[must_use]
     pub fn serve(data: &Path, listen: SocketAddr) -> Self {
+        Self::serve_with(data, listen, std::iter::empty::<&str>())
+    }
+
+    /// Likewise, with more arguments.
+    #[must_use]
+    pub fn serve_with<A: AsRef<OsStr>>(
+        data: &Path,
+        listen: SocketAddr,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
         let port_file = data.with_extension("port");
         // That of an earlier one.
         if let Err(error) = fs::remove_file(&port_file) {
@@ -330,7 +340,8 @@ impl Collector {
             .args(["serve", "--listen", &listen.to_string(), "--no-http", "--data"])
             .arg(data)
             .arg("--port-file")
-            .arg(&port_file);
+            .arg(&port_file)
+            .args(arguments);
         let mut running = Running::start(&mut command);
         let address = until("port of the collector", || {
             assert!(running.ended().is_none(), "the collector ended: {}", running.stderr());

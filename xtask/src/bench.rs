@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::binaries::{Profile, build_floor, build_load, build_products};
+use crate::binaries::{Profile, build_fleet, build_floor, build_load, build_products};
 use crate::command::{cargo, output, print, run, tell};
 use crate::vm::Kernel;
 use crate::{setup, vm, workspace};
@@ -29,6 +29,8 @@ mod startup;
 mod latency;
 
 mod flood;
+
+mod delivery;
 
 use floor::Floor;
 use monitor::{Monitor, Seen};
@@ -83,6 +85,8 @@ enum Choice {
     Flood,
     /// How fast full rings are read and decoded
     Drain,
+    /// What one agent and a thousand deliver to a collector, beside bare TLS and fsync; and a subscriber catching up
+    Delivery,
     /// How much each kind of hook delivers when six tasks on one processor open files
     Hooks,
     /// The engine's and the decoder's micro-benchmarks
@@ -149,6 +153,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let choices = match options.workload {
         Some(Choice::Criterion) => return criterion(),
         Some(Choice::Hooks) => return hooks(options.kernel, options.quick),
+        Some(Choice::Delivery) => return deliver(options.quick),
         Some(choice) => vec![choice],
         None => Choice::ALL.to_vec(),
     };
@@ -203,7 +208,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
                 figures.push(floor::drained(&text)?);
                 continue;
             }
-            Choice::Hooks | Choice::Criterion => continue,
+            Choice::Hooks | Choice::Delivery | Choice::Criterion => continue,
         };
         let rounds = measure(&workload, &programs, options.runs)?;
         results.push((workload, rounds));
@@ -211,6 +216,14 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     if !results.is_empty() {
         table(&results, options);
     }
+    figures::print_all(&figures);
+    Ok(())
+}
+
+fn deliver(quick: bool) -> Result<()> {
+    let collector = build_products(Profile::Release)?.collector;
+    let fleet = build_fleet()?;
+    let figures = delivery::measure(&fleet, &collector, &workspace::target().join("bench"), quick)?;
     figures::print_all(&figures);
     Ok(())
 }

@@ -120,6 +120,14 @@ pub(crate) fn build_load() -> Result<PathBuf> {
     built(Profile::Release, "load")
 }
 
+/// Builds the agents that are only their sending half, optimised.
+pub(crate) fn build_fleet() -> Result<PathBuf> {
+    setup::build_tools()?;
+    run(cargo(&["build", "--package", "staghound-tests", "--bin", "fleet"]).args(Profile::Release.arguments()))
+        .context("cannot build the fleet")?;
+    built(Profile::Release, "fleet")
+}
+
 /// Builds the tool that measures hooks; yields it and the object it loads.
 pub(crate) fn build_floor(profile: Profile) -> Result<(PathBuf, PathBuf)> {
     setup::build_tools()?;
