@@ -1,24 +1,33 @@
-//! What one event costs, by kind, with packs of different sizes.
+//! What one event costs, by kind, with packs of different sizes; and what recorded events cost, one by one.
 //!
-//! Rules are synthetic but shaped like real ones: most ask for an event type, a process name or a path, and exclude some.
+//! `events.jsonl` holds events of builds with cargo, npm, pip and dpkg-buildpackage, of git and of services, as the agent
+//! told them, a few of each directory and command. Synthetic rules but shaped like real ones: most ask for an event type, a process name or a path, and exclude some.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a benchmark stops at its first mistake"
+    clippy::print_stdout,
+    reason = "a benchmark stops at its first mistake and says what it measured"
 )]
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "a recorded event has few fields; the others are unset"
 )]
 
+#[path = "../tests/rule_files/mod.rs"]
+mod rule_files;
+
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Instant;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use staghound_engine::compile::Scratch;
 use staghound_engine::event::{Event, EventKind, Value};
-use staghound_engine::field::{Field, FieldArg, FieldRef};
+use staghound_engine::field::{Field, FieldArg, FieldRef, FieldType};
 use staghound_engine::memory::Memory;
 use staghound_engine::ruleset::{Ruleset, load};
 use staghound_engine::source::Source;
@@ -72,6 +81,148 @@ impl Event for Recorded {
             }
         } else if let Some(value) = self.value(field) {
             visit(value);
+        }
+    }
+}
+
+/// An event as the agent told it.
+struct Traced {
+    kind: EventKind,
+    /// Sorted by field.
+    fields: Vec<(Field, FieldArg, Told)>,
+    /// From the parent on.
+    ancestors: Vec<String>,
+}
+
+enum Told {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+    Address(IpAddr),
+}
+
+impl Event for Traced {
+    fn kind(&self) -> EventKind {
+        self.kind
+    }
+
+    fn value(&self, field: &FieldRef) -> Option<Value<'_>> {
+        let first = self.fields.partition_point(|(known, ..)| *known < field.field);
+        let (.., told) = self.fields[first..]
+            .iter()
+            .take_while(|(known, ..)| *known == field.field)
+            .find(|(_, arg, _)| *arg == field.arg)?;
+        Some(match told {
+            Told::Text(text) => Value::from(&**text),
+            Told::Number(number) => Value::Number(*number),
+            Told::Flag(flag) => Value::Flag(*flag),
+            Told::Address(address) => Value::Address(*address),
+        })
+    }
+
+    fn each(&self, field: &FieldRef, visit: &mut dyn FnMut(Value<'_>) -> bool) {
+        if field.field == Field::ProcAname && field.arg == FieldArg::None {
+            self.ancestors.iter().all(|ancestor| visit(Value::from(&**ancestor)));
+        } else if let Some(value) = self.value(field) {
+            visit(value);
+        }
+    }
+}
+
+impl Traced {
+    fn all() -> Vec<Self> {
+        include_str!("events.jsonl").lines().map(Self::read).collect()
+    }
+
+    fn read(line: &str) -> Self {
+        let told: BTreeMap<String, String> = serde_json::from_str(line).unwrap();
+        let kind = EventKind::of_event_type(told["evt.type"].as_bytes()).unwrap();
+        let ancestors = (1..).map_while(|index| told.get(&format!("proc.aname[{index}]")).cloned());
+        let ancestors = ancestors.collect();
+        let mut fields: Vec<(Field, FieldArg, Told)> = told
+            .into_iter()
+            .map(|(name, text)| {
+                let field = FieldRef::parse(&name).unwrap();
+                let value = match field.field.ty() {
+                    FieldType::Text | FieldType::Path | FieldType::Any => Told::Text(text),
+                    FieldType::Number | FieldType::Port => Told::Number(text.parse().unwrap()),
+                    FieldType::Flag => Told::Flag(text == "true"),
+                    FieldType::Address | FieldType::Network => Told::Address(text.parse().unwrap()),
+                };
+                (field.field, field.arg, value)
+            })
+            .collect();
+        fields.sort_by_key(|(field, ..)| *field);
+        Self {
+            kind,
+            fields,
+            ancestors,
+        }
+    }
+}
+
+/// Tells what the events cost one by one: each several times, the quickest counts.
+fn spread(name: &str, ruleset: &Ruleset, events: &[Traced]) {
+    let mut scratch = Scratch::new();
+    let mut costs: Vec<u128> = events
+        .iter()
+        .map(|event| {
+            let mut time = || {
+                const TIMES: u32 = 200;
+                let start = Instant::now();
+                for _ in 0..TIMES {
+                    ruleset.matches(black_box(event), &mut scratch, &mut |rule| {
+                        black_box(rule);
+                    });
+                }
+                (start.elapsed() / TIMES).as_nanos()
+            };
+            (0..9).map(|_| time()).min().unwrap()
+        })
+        .collect();
+    costs.sort_unstable();
+    let at = |part: usize| costs[(costs.len() - 1) * part / 100];
+    println!(
+        "{name}: {} events, median {} ns, 90 % {} ns, 99 % {} ns, most {} ns",
+        costs.len(),
+        at(50),
+        at(90),
+        at(99),
+        at(100)
+    );
+}
+
+fn traced(criterion: &mut Criterion) {
+    let events = Traced::all();
+    let mut packs: Vec<(&str, Box<dyn FnOnce() -> Ruleset>)> = vec![("recorded, shipped", Box::new(|| shipped(None)))];
+    if let Some(corpora) = rule_files::corpora() {
+        packs.push((
+            "recorded, shipped, Falco and Sigma",
+            Box::new(move || shipped(Some(&corpora))),
+        ));
+    }
+    for (name, ruleset) in packs {
+        let ruleset = LazyCell::new(|| {
+            let ruleset = ruleset();
+            spread(name, &ruleset, &events);
+            ruleset
+        });
+        for kind in [EventKind::Exec, EventKind::Open] {
+            let of_kind: Vec<&Traced> = events.iter().filter(|event| event.kind == kind).collect();
+            let mut scratch = Scratch::new();
+            let mut group = criterion.benchmark_group(name);
+            group.throughput(Throughput::Elements(of_kind.len().try_into().unwrap()));
+            group.bench_function(kind.event_types()[0], |bencher| {
+                let ruleset = &*ruleset;
+                bencher.iter(|| {
+                    let mut found = 0_usize;
+                    for event in black_box(&of_kind) {
+                        ruleset.matches(*event, &mut scratch, &mut |_| found += 1);
+                    }
+                    found
+                });
+            });
+            group.finish();
         }
     }
 }
@@ -164,68 +315,38 @@ fn pack(count: usize) -> Ruleset {
     }
 }
 
-/// Rule files of a tree, in order.
-fn collect(directory: &Path, into: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    entries.sort();
-    for entry in entries {
-        if entry.is_dir() {
-            collect(&entry, into);
-        } else if entry
-            .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml")
-        {
-            into.push(entry);
-        }
-    }
-}
-
-/// The packs we ship, in the order they are loaded in; with other people's rules, if they are there.
+/// The packs we ship, with other people's rules if asked for.
 fn shipped(corpora: Option<&Path>) -> Ruleset {
-    let mut files = Vec::new();
-    collect(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../rules")), &mut files);
-    if let Some(corpora) = corpora {
-        collect(corpora, &mut files);
-    }
-    let texts: Vec<String> = files
-        .iter()
-        .map(|path| std::fs::read_to_string(path).unwrap())
-        .collect();
-    let sources: Vec<Source<'_>> = texts
-        .iter()
-        .map(|text| Source {
-            name: "shipped.yaml",
-            text,
-        })
-        .collect();
-    match load(&sources) {
+    let mut files = rule_files::read(Path::new(rule_files::SHIPPED));
+    files.extend(corpora.into_iter().flat_map(rule_files::read));
+    match load(&rule_files::sources(&files)) {
         Ok(loaded) => loaded.ruleset,
         Err(errors) => panic!("{errors}"),
     }
 }
 
 fn matcher(criterion: &mut Criterion) {
-    let mut packs = vec![
-        ("shipped rules".to_owned(), shipped(None)),
-        ("100 rules".to_owned(), pack(100)),
-        ("1000 rules".to_owned(), pack(1000)),
-        ("10000 rules".to_owned(), pack(10_000)),
+    let mut packs: Vec<(String, Box<dyn FnOnce() -> Ruleset>)> = vec![
+        ("shipped rules".to_owned(), Box::new(|| shipped(None))),
+        ("100 rules".to_owned(), Box::new(|| pack(100))),
+        ("1000 rules".to_owned(), Box::new(|| pack(1000))),
+        ("10000 rules".to_owned(), Box::new(|| pack(10_000))),
     ];
-    if let Some(corpora) = std::env::var_os("STAGHOUND_CORPORA") {
-        let ruleset = shipped(Some(Path::new(&corpora)));
-        packs.push((
-            format!("shipped, Falco and Sigma: {} rules", ruleset.rules().len()),
-            ruleset,
-        ));
+    match rule_files::corpora() {
+        Some(corpora) => packs.push((
+            "shipped, Falco and Sigma".to_owned(),
+            Box::new(move || shipped(Some(&corpora))),
+        )),
+        None => println!("not run: no corpora"),
     }
     for (name, ruleset) in packs {
+        // Loaded only if a benchmark of it is asked for.
+        let ruleset = LazyCell::new(ruleset);
         let mut group = criterion.benchmark_group(name);
         for (name, event) in EVENTS {
             let mut scratch = Scratch::new();
             group.bench_with_input(BenchmarkId::from_parameter(name), event, |bencher, event| {
+                let ruleset = &*ruleset;
                 bencher.iter(|| {
                     let mut found = 0_usize;
                     ruleset.matches(black_box(event), &mut scratch, &mut |_| found += 1);
@@ -239,12 +360,13 @@ fn matcher(criterion: &mut Criterion) {
 
 /// The same with what rules over several events need.
 fn following(criterion: &mut Criterion) {
-    let ruleset = shipped(None);
+    let ruleset = LazyCell::new(|| shipped(None));
     let mut group = criterion.benchmark_group("shipped rules, followed");
     for (name, event) in EVENTS {
         let mut scratch = Scratch::new();
         let mut memory = Memory::<()>::default();
         group.bench_with_input(BenchmarkId::from_parameter(name), event, |bencher, event| {
+            let ruleset = &*ruleset;
             bencher.iter(|| {
                 let mut found = 0_usize;
                 ruleset.follow(black_box(event), &mut scratch, &mut memory, &mut || (), &mut |_| {
@@ -259,11 +381,16 @@ fn following(criterion: &mut Criterion) {
 
 fn loading(criterion: &mut Criterion) {
     criterion.bench_function("load 1000 rules", |bencher| bencher.iter(|| pack(1000)));
+    let files = rule_files::read(Path::new(rule_files::SHIPPED));
+    let sources = rule_files::sources(&files);
+    criterion.bench_function("load shipped rules", |bencher| {
+        bencher.iter(|| load(black_box(&sources)));
+    });
 }
 
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).measurement_time(std::time::Duration::from_secs(2));
-    targets = matcher, following, loading
+    targets = matcher, traced, following, loading
 }
 criterion_main!(benches);

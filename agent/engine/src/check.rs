@@ -576,7 +576,7 @@ impl<'a, 'f> Checker<'a, 'f> {
                 fold: true,
             },
             (Operator::Regex, Some(value)) => {
-                if let Err(error) = regex(&value.text) {
+                if let Err(error) = check_regex(&value.text) {
                     let message = format!("not a regular expression: {}", one_line(&error));
                     self.error(context, value.span.start, message, None);
                     return None;
@@ -837,28 +837,43 @@ enum Blocked {
 /// Any bytes: with this before and after it a pattern matches somewhere in a value.
 pub(crate) const ANYWHERE: &str = "(?s-u:.)*";
 
+/// Whether a pattern can be compiled. Nearly all need only be read to know; they are compiled when first asked for.
+pub(crate) fn check_regex(pattern: &str) -> Result<(), regex::Error> {
+    match crate::literal::is_surely_regex(pattern) {
+        true => Ok(()),
+        false => regex(pattern).map(drop),
+    }
+}
+
 /// Compiles a pattern as the language means it: anchored at both ends, over bytes.
 pub(crate) fn regex(pattern: &str) -> Result<regex::bytes::Regex, regex::Error> {
-    let build = |pattern: &str, unicode: bool| {
+    // Alone first: `a)|(b` must not become valid by the group around it.
+    build(pattern)?;
+    checked_regex(pattern)
+}
+
+/// Compiles a pattern that was checked.
+pub(crate) fn checked_regex(pattern: &str) -> Result<regex::bytes::Regex, regex::Error> {
+    // The library searches faster than a pattern that begins with anything.
+    match pattern
+        .strip_prefix(ANYWHERE)
+        .and_then(|rest| rest.strip_suffix(ANYWHERE))
+    {
+        Some(inner) => build(inner),
+        None => build(&format!(r"\A(?:{pattern})\z")),
+    }
+}
+
+/// Over bytes; with letters of Unicode only if it cannot do without.
+fn build(pattern: &str) -> Result<regex::bytes::Regex, regex::Error> {
+    let build = |unicode: bool| {
         regex::bytes::RegexBuilder::new(pattern)
             .unicode(unicode)
             .size_limit(REGEX_BYTES_MAX)
             .dfa_size_limit(REGEX_BYTES_MAX)
             .build()
     };
-    // Alone first: `a)|(b` must not become valid by the group around it.
-    let unicode = match build(pattern, false) {
-        Ok(_) => false,
-        Err(_) => build(pattern, true).map(|_| true)?,
-    };
-    // The library searches faster than a pattern that begins with anything.
-    match pattern
-        .strip_prefix(ANYWHERE)
-        .and_then(|rest| rest.strip_suffix(ANYWHERE))
-    {
-        Some(inner) => build(inner, unicode),
-        None => build(&format!(r"\A(?:{pattern})\z"), unicode),
-    }
+    build(false).or_else(|_| build(true))
 }
 
 pub(crate) fn one_line(error: &regex::Error) -> String {

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap as StdHashMap;
 use std::collections::hash_map::Entry;
+use std::sync::OnceLock;
 
 use aho_corasick::AhoCorasick;
 use hashbrown::HashMap;
@@ -81,7 +82,7 @@ enum Matcher {
     TextOrder(Order, Box<[u8]>),
     Contains(Box<Finder<'static>>),
     Glob(Box<Glob>),
-    Regex(regex::bytes::Regex),
+    Regex(Box<str>, OnceLock<regex::bytes::Regex>),
     NumberDiffers(i64),
     NumberOrder(Order, i64),
     FlagIs(bool),
@@ -169,12 +170,13 @@ impl Program {
     /// Compiles the conditions of rules, given by their nodes.
     pub(crate) fn new(graph: &mut Graph, rules: &[NodeId]) -> Self {
         let mut kinds: Vec<KindProgram> = Vec::with_capacity(EventKind::COUNT);
+        let mut patterns = StdHashMap::new();
         for kind in EventKind::ALL {
             let mut done = StdHashMap::new();
             let roots: Vec<NodeId> = rules
                 .iter()
                 .map(|rule| {
-                    let node = specialise(graph, *rule, kind, &mut done);
+                    let node = specialise(graph, *rule, kind, &mut patterns, &mut done);
                     if matches!(graph.node(node), Node::Constant(false)) {
                         NodeId::MAX
                     } else {
@@ -346,7 +348,11 @@ impl Matcher {
                 Self::TextOrder(order, other) => order.holds(text_of(value, &operand.field, text).cmp(other)),
                 Self::Contains(finder) => finder.find(text_of(value, &operand.field, text)).is_some(),
                 Self::Glob(glob) => glob.is_match(text_of(value, &operand.field, text)),
-                Self::Regex(regex) => regex.is_match(text_of(value, &operand.field, text)),
+                // Compiling takes longer than all the rest of a rule, and most patterns are never asked for: few events
+                // contain what theirs must.
+                Self::Regex(pattern, regex) => regex
+                    .get_or_init(|| crate::check::checked_regex(pattern).expect("was found sound when it was checked"))
+                    .is_match(text_of(value, &operand.field, text)),
                 Self::NumberDiffers(other) => matches!(value, Value::Number(number) if number != *other),
                 Self::NumberOrder(order, other) => {
                     matches!(value, Value::Number(number) if order.holds(number.cmp(other)))
@@ -454,7 +460,13 @@ impl Trie {
 }
 
 /// The condition as it is for one kind of event.
-fn specialise(graph: &mut Graph, node: NodeId, kind: EventKind, done: &mut StdHashMap<NodeId, NodeId>) -> NodeId {
+fn specialise(
+    graph: &mut Graph,
+    node: NodeId,
+    kind: EventKind,
+    patterns: &mut StdHashMap<NodeId, NodeId>,
+    done: &mut StdHashMap<NodeId, NodeId>,
+) -> NodeId {
     if let Some(found) = done.get(&node) {
         return *found;
     }
@@ -466,21 +478,32 @@ fn specialise(graph: &mut Graph, node: NodeId, kind: EventKind, done: &mut StdHa
     } else {
         match graph.node(node).clone() {
             Node::Constant(_) => node,
-            Node::Test(predicate) => with_literals(graph, node, predicate),
+            Node::Test(predicate) => *patterns
+                .entry(node)
+                .or_insert_with(|| with_literals(graph, node, predicate)),
             Node::Not(of) => {
-                let of = specialise(graph, of, kind, done);
+                let of = specialise(graph, of, kind, patterns, done);
                 graph.not(of)
             }
             Node::And(parts) => {
-                let parts = parts.iter().map(|part| specialise(graph, *part, kind, done)).collect();
+                let parts = parts
+                    .iter()
+                    .map(|part| specialise(graph, *part, kind, patterns, done))
+                    .collect();
                 graph.and(parts)
             }
             Node::Or(parts) => {
-                let parts = parts.iter().map(|part| specialise(graph, *part, kind, done)).collect();
+                let parts = parts
+                    .iter()
+                    .map(|part| specialise(graph, *part, kind, patterns, done))
+                    .collect();
                 graph.or(parts)
             }
             Node::ExactlyOne(parts) => {
-                let parts = parts.iter().map(|part| specialise(graph, *part, kind, done)).collect();
+                let parts = parts
+                    .iter()
+                    .map(|part| specialise(graph, *part, kind, patterns, done))
+                    .collect();
                 graph.exactly_one(parts)
             }
         }
@@ -700,7 +723,7 @@ fn matcher(predicate: &Predicate) -> Option<Matcher> {
         Test::TextOrder(order, other) => Matcher::TextOrder(*order, other.clone()),
         Test::Contains(needle) => Matcher::Contains(Box::new(Finder::new(needle).into_owned())),
         Test::Glob { pattern, fold } => Matcher::Glob(Box::new(Glob::new(pattern, *fold))),
-        Test::Regex(pattern) => Matcher::Regex(crate::check::regex(pattern).expect("was compiled when it was checked")),
+        Test::Regex(pattern) => Matcher::Regex(pattern.clone(), OnceLock::new()),
         Test::NumberDiffers(other) => Matcher::NumberDiffers(*other),
         Test::NumberOrder(order, other) => Matcher::NumberOrder(*order, *other),
         Test::FlagIs(wanted) => Matcher::FlagIs(*wanted),

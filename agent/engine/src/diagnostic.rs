@@ -66,6 +66,23 @@ fn edit_distance(left: &str, right: &str, limit: usize) -> Option<usize> {
     if left.len().abs_diff(right.len()) > limit || left.len() > 256 {
         return None;
     }
+    // Each edit changes how often bytes occur by two at most; most words differ by more.
+    let mut balance = [0_i16; 256];
+    for (byte, other) in left
+        .iter()
+        .map(|byte| (byte, 1))
+        .chain(right.iter().map(|byte| (byte, -1)))
+    {
+        balance[usize::from(*byte)] += other;
+    }
+    if balance
+        .iter()
+        .map(|count| usize::from(count.unsigned_abs()))
+        .sum::<usize>()
+        > 2 * limit
+    {
+        return None;
+    }
     let mut before: Vec<usize> = Vec::new();
     let mut previous: Vec<usize> = (0..=right.len()).collect();
     for (i, byte) in left.iter().enumerate() {

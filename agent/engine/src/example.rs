@@ -25,14 +25,28 @@ pub struct Examples {
 /// One example.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// What happened before; only of rules over several events.
-    pub earlier: Vec<ExampleEvent>,
-    /// The event.
-    pub event: ExampleEvent,
+    /// What happens; several acts only of rules over several events.
+    pub(crate) acts: Vec<Act>,
     /// The file it stands in.
     pub source: Box<str>,
     /// The line it begins at.
     pub line: u32,
+}
+
+impl Example {
+    /// Its events, in order of time.
+    pub fn events(&self) -> Vec<ExampleEvent> {
+        played(&self.acts)
+    }
+}
+
+/// An event as it is written down: small, since rules keep it; what follows from it is made up when it is played.
+#[derive(Clone, Debug)]
+pub(crate) struct Act {
+    event: ExampleEvent,
+    times: u64,
+    /// How long after what was before; none of an event that stands alone.
+    after_ms: Option<u64>,
 }
 
 /// An event made of field values.
@@ -592,11 +606,8 @@ pub fn events(source: &Source<'_>) -> Result<Vec<ExampleEvent>, Diagnostics> {
     let mut events = Vec::new();
     let mut mistakes = Vec::new();
     for document in documents {
-        match read_history(&document, true) {
-            Ok((earlier, last)) => {
-                events.extend(earlier);
-                events.push(last);
-            }
+        match read_acts(&document, true) {
+            Ok(acts) => events.extend(played(&acts)),
             Err(more) => mistakes.extend(more),
         }
     }
@@ -614,51 +625,64 @@ const EVENTS_MAX: u64 = 10_000;
 /// The process that does it all, unless an example of several events says who.
 const SOMEBODY: i64 = 1000;
 
-/// Reads an example: an event, or, of rules over several, a list of them; yields what comes before the last one, and that.
-pub(crate) fn read_history(
-    node: &yaml::Node,
-    several: bool,
-) -> Result<(Vec<ExampleEvent>, ExampleEvent), Vec<Mistake>> {
+/// Reads an example: an event, or, of rules over several, a list of them.
+pub(crate) fn read_acts(node: &yaml::Node, several: bool) -> Result<Vec<Act>, Vec<Mistake>> {
     if !several {
-        return Ok((Vec::new(), read(node)?));
+        return Ok(vec![Act {
+            event: read(node)?,
+            times: 1,
+            after_ms: None,
+        }]);
     }
     let items = match &node.value {
         yaml::Value::Sequence(items) => items.as_slice(),
         yaml::Value::Scalar { .. } | yaml::Value::Mapping(_) => std::slice::from_ref(node),
     };
-    let mut events: Vec<ExampleEvent> = Vec::new();
+    let mut acts = Vec::with_capacity(items.len());
     let mut mistakes = Vec::new();
-    let mut time_ns = 0_u64;
     for item in items {
-        match read_several(item) {
-            Ok((mut event, times, after_ms)) => {
-                event.default(Field::ProcPid, Held::Number(SOMEBODY));
-                for number in 1..=times.min(EVENTS_MAX.saturating_sub(events.len() as u64)) {
-                    time_ns = time_ns.saturating_add(after_ms.saturating_mul(1_000_000));
-                    event.time_ns = time_ns;
-                    events.push(event.numbered(number));
-                }
-            }
+        match read_act(item) {
+            Ok(act) => acts.push(act),
             Err(more) => mistakes.extend(more),
         }
     }
-    if !mistakes.is_empty() {
-        return Err(mistakes);
-    }
-    match events.pop() {
-        Some(last) => Ok((events, last)),
-        None => Err(vec![Mistake {
+    if acts.is_empty() && mistakes.is_empty() {
+        mistakes.push(Mistake {
             place: node.place,
             message: "an example has at least one event".to_owned(),
             help: None,
-        }]),
+        });
     }
+    if mistakes.is_empty() { Ok(acts) } else { Err(mistakes) }
 }
 
-/// An event of an example of several, how often it happens, and how long after what was before, in milliseconds.
-fn read_several(node: &yaml::Node) -> Result<(ExampleEvent, u64, u64), Vec<Mistake>> {
+/// The events of an example, with what follows from what is written.
+fn played(acts: &[Act]) -> Vec<ExampleEvent> {
+    let mut events: Vec<ExampleEvent> = Vec::new();
+    let mut time_ns = 0_u64;
+    for act in acts {
+        let mut event = act.event.clone();
+        event.derive();
+        if act.after_ms.is_some() {
+            event.default(Field::ProcPid, Held::Number(SOMEBODY));
+        }
+        for number in 1..=act.times.min(EVENTS_MAX.saturating_sub(events.len() as u64)) {
+            time_ns = time_ns.saturating_add(act.after_ms.unwrap_or(0).saturating_mul(1_000_000));
+            event.time_ns = time_ns;
+            events.push(event.numbered(number));
+        }
+    }
+    events
+}
+
+/// An event of an example of several.
+fn read_act(node: &yaml::Node) -> Result<Act, Vec<Mistake>> {
     let yaml::Value::Mapping(entries) = &node.value else {
-        return Ok((read(node)?, 1, 1));
+        return Ok(Act {
+            event: read(node)?,
+            times: 1,
+            after_ms: Some(1),
+        });
     };
     let (mut times, mut after_ms) = (1, 1);
     let mut rest = Vec::with_capacity(entries.len());
@@ -689,7 +713,11 @@ fn read_several(node: &yaml::Node) -> Result<(ExampleEvent, u64, u64), Vec<Mista
             }]);
         }
     }
-    Ok((read(&node.with_entries(rest))?, times, after_ms))
+    Ok(Act {
+        event: read(&node.with_entries(rest))?,
+        times,
+        after_ms: Some(after_ms),
+    })
 }
 
 /// Reads an event: a flat mapping of fields and values.
@@ -757,7 +785,6 @@ pub(crate) fn read(node: &yaml::Node) -> Result<ExampleEvent, Vec<Mistake>> {
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    event.derive();
     Ok(event)
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Names are resolved here; every test says on which field it looks and with values of the field's type.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+
+use hashbrown::HashMap;
 
 use crate::event::{EventKind, KindSet};
 use crate::field::{Field, FieldRef, FieldType};

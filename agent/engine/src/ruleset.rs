@@ -17,7 +17,7 @@ use crate::demand::Demand;
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::evaluate;
 use crate::event::{Event, KindSet};
-use crate::example::{self, Example, Examples};
+use crate::example::{self, Example, ExampleEvent, Examples};
 use crate::field::{FieldError, FieldRef};
 use crate::ir::{Graph, Node, NodeId, Operand, Transform};
 use crate::memory::{Evidence, Memory};
@@ -441,14 +441,15 @@ impl Ruleset {
         let wanted = [(&rule.examples.matching, true), (&rule.examples.missing, false)];
         for (examples, expected) in wanted {
             for example in examples {
-                let matched = self.is_found(rule, example, &mut scratch);
+                let events = example.events();
+                let matched = self.is_found(rule, &events, &mut scratch);
                 if matched != expected {
                     failures.push(ExampleFailure {
                         rule: rule.id.clone(),
                         file: example.source.clone(),
                         line: example.line,
                         expected_match: expected,
-                        explanation: self.explain(rule, &example.event),
+                        explanation: events.last().map_or(Vec::new(), |event| self.explain(rule, event)),
                     });
                 }
             }
@@ -457,18 +458,18 @@ impl Ruleset {
     }
 
     /// Whether a rule matches somewhere in the events of an example.
-    fn is_found(&self, rule: &Rule, example: &Example, scratch: &mut Scratch) -> bool {
+    fn is_found(&self, rule: &Rule, events: &[ExampleEvent], scratch: &mut Scratch) -> bool {
         let mut memory = Memory::<()>::default();
         let mut matched = false;
         let mut found = |found: Found<'_, ()>| {
             let (Found::Now(found, _) | Found::Late(found, _)) = found;
             matched |= std::ptr::eq(found, rule);
         };
-        for event in example.earlier.iter().chain([&example.event]) {
+        for event in events {
             self.follow(event, scratch, &mut memory, &mut || (), &mut found);
         }
         self.pass_time(u64::MAX, &mut memory, &mut found);
-        matched || (rule.is_silent && self.interpret(rule, &example.event))
+        matched || (rule.is_silent && events.last().is_some_and(|event| self.interpret(rule, event)))
     }
 
     /// Runs the examples of all rules and returns those that turned out wrong.
@@ -1101,16 +1102,11 @@ impl Loader<'_, '_> {
             };
             let several = definition.sequence.is_some() || definition.threshold.is_some();
             for item in items {
-                match example::read_history(item, several) {
-                    Ok((earlier, event)) => {
+                match example::read_acts(item, several) {
+                    Ok(acts) => {
                         let (line, _) = self.files.line_and_column(item.place);
                         let source = self.files.source(item.place.file).name.into();
-                        target.push(Example {
-                            earlier,
-                            event,
-                            source,
-                            line,
-                        });
+                        target.push(Example { acts, source, line });
                     }
                     Err(mistakes) => {
                         for example::Mistake { place, message, help } in mistakes {

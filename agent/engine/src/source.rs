@@ -50,6 +50,10 @@ impl<'a> Files<'a> {
             return offset(text.len());
         };
         let rest = &text[*start as usize..];
+        // Nearly always each character is a byte.
+        if rest.as_bytes().get(..column).is_some_and(<[u8]>::is_ascii) {
+            return offset(*start as usize + column);
+        }
         let into = rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at);
         offset(*start as usize + into)
     }

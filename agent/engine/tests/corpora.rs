@@ -1,28 +1,24 @@
 //! Other people's rules load unchanged: every one is active or listed with what keeps it from running.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::path::PathBuf;
+mod rule_files;
 
+use std::path::Path;
+
+use rule_files::{SHIPPED, corpora, read, sources};
 use staghound_engine::ruleset::load;
-use staghound_engine::source::Source;
-
-fn corpora() -> PathBuf {
-    match std::env::var_os("STAGHOUND_CORPORA") {
-        Some(path) => path.into(),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpora"),
-    }
-}
 
 #[test]
 fn falco_files_load() {
-    let directory = corpora().join("falco");
-    if !directory.is_dir() {
-        println!("not run: no corpora in {}", corpora().display());
+    let Some(corpora) = corpora() else {
+        println!("not run: no corpora");
         return;
-    }
-    for (name, rules) in [("falco_rules.yaml", 25), ("falco-incubating_rules.yaml", 31)] {
-        let text = std::fs::read_to_string(directory.join(name)).unwrap();
-        let loaded = match load(&[Source { name, text: &text }]) {
+    };
+    let files = read(&corpora.join("falco"));
+    assert_eq!(files.len(), 2);
+    for (file, rules) in files.iter().zip([31, 25]) {
+        let name = &file.0;
+        let loaded = match load(&sources(std::slice::from_ref(file))) {
             Ok(loaded) => loaded,
             Err(errors) => panic!("{name} does not load:\n{errors}"),
         };
@@ -46,37 +42,14 @@ fn falco_files_load() {
     }
 }
 
-/// Files of a tree, in order.
-fn files(directory: &std::path::Path, into: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    entries.sort();
-    for entry in entries {
-        if entry.is_dir() {
-            files(&entry, into);
-        } else if entry.extension().is_some_and(|extension| extension == "yml") {
-            into.push(entry);
-        }
-    }
-}
-
 #[test]
 fn sigma_files_load() {
-    let directory = corpora().join("sigma");
-    if !directory.is_dir() {
-        println!("not run: no corpora in {}", corpora().display());
+    let Some(corpora) = corpora() else {
+        println!("not run: no corpora");
         return;
-    }
-    let mut paths = Vec::new();
-    files(&directory, &mut paths);
-    let texts: Vec<(String, String)> = paths
-        .iter()
-        .map(|path| (path.display().to_string(), std::fs::read_to_string(path).unwrap()))
-        .collect();
-    let sources: Vec<Source<'_>> = texts.iter().map(|(name, text)| Source { name, text }).collect();
-    let loaded = match load(&sources) {
+    };
+    let files = read(&corpora.join("sigma"));
+    let loaded = match load(&sources(&files)) {
         Ok(loaded) => loaded,
         Err(errors) => panic!("the corpus does not load:\n{errors}"),
     };
@@ -98,7 +71,7 @@ fn sigma_files_load() {
     );
     assert_eq!(
         loaded.ruleset.rules().len() + loaded.inactive.len(),
-        paths.len(),
+        files.len(),
         "no rule is dropped silently"
     );
     for inactive in &loaded.inactive {
@@ -107,12 +80,23 @@ fn sigma_files_load() {
             "{inactive}"
         );
     }
-    let count = paths
-        .iter()
-        .filter(|path| applicable(&path.display().to_string()))
-        .count();
+    let count = files.iter().filter(|(name, _)| applicable(name)).count();
     assert!(
         loaded.ruleset.rules().len() * 100 >= count * 95,
         "nearly all that apply are active"
     );
+}
+
+#[test]
+fn all_load_beside_the_shipped_rules() {
+    let mut files = read(Path::new(SHIPPED));
+    let shipped = load(&sources(&files)).unwrap();
+    assert_eq!(shipped.inactive.len(), 0, "{:?}", shipped.inactive);
+    let Some(corpora) = corpora() else {
+        println!("not run: no corpora");
+        return;
+    };
+    files.extend(read(&corpora));
+    let all = load(&sources(&files)).unwrap();
+    assert!(all.ruleset.rules().len() > shipped.ruleset.rules().len() + 180);
 }

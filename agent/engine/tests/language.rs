@@ -66,7 +66,8 @@ fn outputs_are_filled_in() {
     let text = |id: &str, example: usize| {
         let rule = ruleset.rule(id).unwrap();
         let mut text = String::new();
-        rule.output.render(&rule.examples.matching[example].event, &mut text);
+        rule.output
+            .render(&rule.examples.matching[example].events()[0], &mut text);
         text
     };
     assert_eq!(
@@ -122,7 +123,7 @@ fn matching(conditions: &[&str], example: &str) -> Vec<bool> {
     }
     let loaded = loaded(&text);
     assert_eq!(loaded.ruleset.rules().len(), conditions.len(), "{:?}", loaded.inactive);
-    let event = &loaded.ruleset.rules()[0].examples.matching[0].event;
+    let event = &loaded.ruleset.rules()[0].examples.matching[0].events()[0];
     let mut found = vec![false; conditions.len()];
     loaded.ruleset.matches(event, &mut Scratch::new(), &mut |rule| {
         found[rule.name[1..].parse::<usize>().unwrap()] = true;
@@ -302,7 +303,7 @@ fn scratch_serves_any_ruleset() {
     let small = loaded("- rule: a\n  desc: d\n  condition: proc.name = sh\n  output: o\n  priority: ERROR\n").ruleset;
     let large = language().ruleset;
     let mut scratch = Scratch::new();
-    let event = &large.rules()[0].examples.matching[0].event;
+    let event = &large.rules()[0].examples.matching[0].events()[0];
     assert_eq!(event.kind(), EventKind::Exec);
     for _ in 0..3 {
         let mut found = 0;

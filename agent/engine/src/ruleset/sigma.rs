@@ -960,7 +960,7 @@ impl Loader<'_, '_> {
             _ => format!("(?{flags}:{written})"),
         };
         // Alone first: `a)|(b` must not become valid by what is put around it.
-        if let Err(error) = check::regex(written).and_then(|_| check::regex(&pattern)) {
+        if let Err(error) = check::check_regex(written).and_then(|()| check::check_regex(&pattern)) {
             if looks_around(written) {
                 let reason =
                     "its regular expression looks around or back, which takes more than linear time".to_owned();
