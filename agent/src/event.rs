@@ -27,7 +27,7 @@ use std::{
 
 use staghound_ebpf::{Call, Ended, Fork, Open, PathChange, Socket, Span, exec_flags, file_mode, flags, open_layer};
 use staghound_engine::{
-    event::{self, EventKind, Subject, Value, directory_of, file_name_of},
+    event::{self, EventKind, Steady, Subject, Value, directory_of, file_name_of},
     field::{Field, FieldArg, FieldRef},
 };
 
@@ -1011,6 +1011,16 @@ impl event::Event for Event<'_> {
 
     fn time_ns(&self) -> u64 {
         self.time_ns
+    }
+
+    fn steady(&self) -> Option<Steady> {
+        let mut name = [0; 16];
+        let length = self.comm.len().min(name.len());
+        name[..length].copy_from_slice(&self.comm[..length]);
+        Some(Steady {
+            process: self.process.version.0,
+            name,
+        })
     }
 
     fn weight(&self) -> u64 {

@@ -13,7 +13,14 @@ mod ledger;
 mod pipes;
 mod seed;
 
-use std::{collections::VecDeque, ops::Deref, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hashbrown::HashMap;
 use staghound_ebpf::{Call, Exec, Fork, Header, Ids, flags};
@@ -155,9 +162,28 @@ pub struct Process {
     pub cgroup_id: u64,
     /// Controlling terminal at exec, as in `/proc/PID/stat`; 0 when there is none.
     pub tty: u32,
+    /// Tells this state of it from every other.
+    pub version: Version,
     depth: u16,
     start_is_exact: bool,
     _held: Held,
+}
+
+/// A number that no other state of any process has: a clone, which is made to be changed, has another.
+#[derive(Debug)]
+pub struct Version(pub u64);
+
+impl Default for Version {
+    fn default() -> Self {
+        static VERSIONS: AtomicU64 = AtomicU64::new(0);
+        Self(VERSIONS.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Clone for Version {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Process {
@@ -561,6 +587,7 @@ impl ProcessTable {
             namespaces: Namespaces::default(),
             cgroup_id: header.cgroup_id,
             tty: 0,
+            version: Version::default(),
             depth: 0,
             start_is_exact: true,
             _held: held(&self.ledger),
@@ -650,6 +677,7 @@ impl ProcessTable {
                     exec_count: child.exec_count.max(header.exec_count),
                     depth: parent.depth + 1,
                     parent: Some(parent),
+                    version: Version::default(),
                     ..child
                 });
             }
@@ -685,6 +713,7 @@ impl ProcessTable {
             depth: parent.depth + 1,
             parent: Some(parent),
             start_is_exact: true,
+            version: Version::default(),
             _held: held(&self.ledger),
         });
     }

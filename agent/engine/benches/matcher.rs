@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use staghound_engine::compile::Scratch;
-use staghound_engine::event::{Event, EventKind, Value};
+use staghound_engine::event::{Event, EventKind, Steady, Value};
 use staghound_engine::field::{Field, FieldArg, FieldRef, FieldType};
 use staghound_engine::memory::Memory;
 use staghound_engine::ruleset::{Ruleset, load};
@@ -88,6 +88,8 @@ impl Event for Recorded {
 /// An event as the agent told it.
 struct Traced {
     kind: EventKind,
+    /// None of the first event of a process, of which nothing is known yet.
+    steady: Option<Steady>,
     /// Sorted by field.
     fields: Vec<(Field, FieldArg, Told)>,
     /// From the parent on.
@@ -104,6 +106,10 @@ enum Told {
 impl Event for Traced {
     fn kind(&self) -> EventKind {
         self.kind
+    }
+
+    fn steady(&self) -> Option<Steady> {
+        self.steady
     }
 
     fn value(&self, field: &FieldRef) -> Option<Value<'_>> {
@@ -130,8 +136,19 @@ impl Event for Traced {
 }
 
 impl Traced {
+    /// Each as the first of its process, and, but for execs, as one of many.
     fn all() -> Vec<Self> {
-        include_str!("events.jsonl").lines().map(Self::read).collect()
+        let first = include_str!("events.jsonl").lines().map(Self::read);
+        let later = include_str!("events.jsonl")
+            .lines()
+            .map(Self::read)
+            .filter(|event| event.kind != EventKind::Exec)
+            .zip(0..)
+            .map(|(event, process)| Self {
+                steady: Some(Steady { process, name: [0; 16] }),
+                ..event
+            });
+        first.chain(later).collect()
     }
 
     fn read(line: &str) -> Self {
@@ -155,6 +172,7 @@ impl Traced {
         fields.sort_by_key(|(field, ..)| *field);
         Self {
             kind,
+            steady: None,
             fields,
             ancestors,
         }
@@ -162,7 +180,7 @@ impl Traced {
 }
 
 /// Tells what the events cost one by one: each several times, the quickest counts.
-fn spread(name: &str, ruleset: &Ruleset, events: &[Traced]) {
+fn spread(name: &str, ruleset: &Ruleset, events: &[&Traced]) {
     let mut scratch = Scratch::new();
     let mut costs: Vec<u128> = events
         .iter()
@@ -171,7 +189,7 @@ fn spread(name: &str, ruleset: &Ruleset, events: &[Traced]) {
                 const TIMES: u32 = 200;
                 let start = Instant::now();
                 for _ in 0..TIMES {
-                    ruleset.matches(black_box(event), &mut scratch, &mut |rule| {
+                    ruleset.matches(black_box(*event), &mut scratch, &mut |rule| {
                         black_box(rule);
                     });
                 }
@@ -194,7 +212,7 @@ fn spread(name: &str, ruleset: &Ruleset, events: &[Traced]) {
 
 fn traced(criterion: &mut Criterion) {
     let events = Traced::all();
-    let mut packs: Vec<(&str, Box<dyn FnOnce() -> Ruleset>)> = vec![("recorded, shipped", Box::new(|| shipped(None)))];
+    let mut packs: Vec<(&str, Load)> = vec![("recorded, shipped", Box::new(|| shipped(None)))];
     if let Some(corpora) = rule_files::corpora() {
         packs.push((
             "recorded, shipped, Falco and Sigma",
@@ -202,17 +220,28 @@ fn traced(criterion: &mut Criterion) {
         ));
     }
     for (name, ruleset) in packs {
+        let kinds = [
+            ("execve", EventKind::Exec, false),
+            ("open", EventKind::Open, false),
+            ("open again", EventKind::Open, true),
+        ];
+        let of = |kind: EventKind, again: bool| -> Vec<&Traced> {
+            let asked = |event: &&Traced| event.kind == kind && event.steady.is_some() == again;
+            events.iter().filter(asked).collect()
+        };
         let ruleset = LazyCell::new(|| {
             let ruleset = ruleset();
-            spread(name, &ruleset, &events);
+            for (what, kind, again) in kinds {
+                spread(&format!("{name}, {what}"), &ruleset, &of(kind, again));
+            }
             ruleset
         });
-        for kind in [EventKind::Exec, EventKind::Open] {
-            let of_kind: Vec<&Traced> = events.iter().filter(|event| event.kind == kind).collect();
+        for (what, kind, again) in kinds {
+            let of_kind = of(kind, again);
             let mut scratch = Scratch::new();
             let mut group = criterion.benchmark_group(name);
             group.throughput(Throughput::Elements(of_kind.len().try_into().unwrap()));
-            group.bench_function(kind.event_types()[0], |bencher| {
+            group.bench_function(what, |bencher| {
                 let ruleset = &*ruleset;
                 bencher.iter(|| {
                     let mut found = 0_usize;
@@ -315,6 +344,9 @@ fn pack(count: usize) -> Ruleset {
     }
 }
 
+/// Loads a pack when a benchmark of it is asked for.
+type Load = Box<dyn FnOnce() -> Ruleset>;
+
 /// The packs we ship, with other people's rules if asked for.
 fn shipped(corpora: Option<&Path>) -> Ruleset {
     let mut files = rule_files::read(Path::new(rule_files::SHIPPED));
@@ -326,7 +358,7 @@ fn shipped(corpora: Option<&Path>) -> Ruleset {
 }
 
 fn matcher(criterion: &mut Criterion) {
-    let mut packs: Vec<(String, Box<dyn FnOnce() -> Ruleset>)> = vec![
+    let mut packs: Vec<(String, Load)> = vec![
         ("shipped rules".to_owned(), Box::new(|| shipped(None))),
         ("100 rules".to_owned(), Box::new(|| pack(100))),
         ("1000 rules".to_owned(), Box::new(|| pack(1000))),
@@ -340,7 +372,6 @@ fn matcher(criterion: &mut Criterion) {
         None => println!("not run: no corpora"),
     }
     for (name, ruleset) in packs {
-        // Loaded only if a benchmark of it is asked for.
         let ruleset = LazyCell::new(ruleset);
         let mut group = criterion.benchmark_group(name);
         for (name, event) in EVENTS {

@@ -9,13 +9,14 @@
 use std::collections::HashMap as StdHashMap;
 use std::collections::hash_map::Entry;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aho_corasick::AhoCorasick;
 use hashbrown::HashMap;
 use memchr::memmem::Finder;
 
 use crate::evaluate::{alike, any_value, compare, text_of, transformed};
-use crate::event::{Event, EventKind, Value};
+use crate::event::{Event, EventKind, Steady, Value};
 use crate::field::{FieldArg, FieldRef};
 use crate::glob::Glob;
 use crate::ir::{FieldOrder, Graph, Network, Node, NodeId, Operand, Order, Predicate, PredicateId, Test};
@@ -32,6 +33,8 @@ type RuleId = u32;
 
 /// Compiled conditions.
 pub(crate) struct Program {
+    /// Tells it from every other that this process compiled.
+    number: u64,
     nodes: Vec<Step>,
     tests: Vec<Compiled>,
     groups: Vec<Group>,
@@ -43,16 +46,28 @@ enum Step {
     Constant(bool),
     Test(PredicateId),
     Not(NodeId),
-    All { parts: Box<[NodeId]>, shared: bool },
-    Any { parts: Box<[NodeId]>, shared: bool },
+    All { parts: Box<[NodeId]>, kept: Kept },
+    Any { parts: Box<[NodeId]>, kept: Kept },
     ExactlyOne(Box<[NodeId]>),
+}
+
+/// For how long the truth of a node is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// It is asked for once.
+    Not,
+    /// Several ask for it.
+    Event,
+    /// Several ask for it, and it follows from the process alone.
+    Process,
 }
 
 /// What one kind of event needs.
 #[derive(Default)]
 struct KindProgram {
-    /// Groups that decide which rules are looked at, each with what is cheap to ask and must hold for all of those.
-    gates: Vec<(GroupId, Option<NodeId>)>,
+    /// Groups that decide which rules are looked at: those of one operand together, each with what is cheap to ask and must
+    /// hold for all of those.
+    gates: Vec<(Vec<GroupId>, Option<NodeId>)>,
     /// Rules to look at when a test holds.
     gated: HashMap<PredicateId, Vec<RuleId>>,
     /// Rules to look at always.
@@ -74,6 +89,7 @@ enum Compiled {
 struct Alone {
     operand: Operand,
     matcher: Matcher,
+    steady: bool,
 }
 
 enum Matcher {
@@ -93,6 +109,7 @@ enum Matcher {
 struct Group {
     operand: Operand,
     matcher: GroupMatcher,
+    steady: bool,
 }
 
 /// Predicates that hold together.
@@ -133,6 +150,36 @@ pub struct Scratch {
     hits: Vec<PredicateId>,
     candidates: Vec<RuleId>,
     buffers: Buffers,
+    /// What is known of processes, each at the place that its number leads to.
+    known: Vec<Known>,
+    /// That of the process of this event.
+    current: Option<usize>,
+}
+
+/// How many processes are known at a time.
+const KNOWN: usize = 256;
+
+/// What was found out about a process: it opens many files, and is asked the same each time.
+#[derive(Default)]
+struct Known {
+    /// The process, and the program that asked.
+    of: Option<(Steady, u64)>,
+    groups: Vec<GroupId>,
+    hits: Vec<PredicateId>,
+    predicates: Vec<(PredicateId, bool)>,
+    nodes: Vec<(NodeId, bool)>,
+}
+
+impl Known {
+    fn begin(&mut self, of: (Steady, u64)) {
+        if self.of != Some(of) {
+            self.of = Some(of);
+            self.groups.clear();
+            self.hits.clear();
+            self.predicates.clear();
+            self.nodes.clear();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -149,7 +196,7 @@ impl Scratch {
         Self::default()
     }
 
-    fn begin(&mut self, program: &Program, rules: usize) {
+    fn begin(&mut self, program: &Program, rules: usize, steady: Option<Steady>) {
         self.predicates.resize(program.tests.len(), 0);
         self.nodes.resize(program.nodes.len(), 0);
         self.groups.resize(program.groups.len(), 0);
@@ -163,6 +210,31 @@ impl Scratch {
         }
         self.hits.clear();
         self.candidates.clear();
+        self.current = steady.map(|steady| self.recall(program, steady));
+    }
+
+    /// Takes over what is known of the process.
+    fn recall(&mut self, program: &Program, steady: Steady) -> usize {
+        self.known.resize_with(KNOWN, Known::default);
+        // Threads of one process have names of their own.
+        let name = u128::from_le_bytes(steady.name) % 251;
+        let at = usize::try_from((u128::from(steady.process) + name) % KNOWN as u128).expect("is below their number");
+        let known = &mut self.known[at];
+        known.begin((steady, program.number));
+        for group in &known.groups {
+            self.groups[*group as usize] = self.epoch;
+        }
+        for hit in &known.hits {
+            self.predicates[*hit as usize] = self.epoch * 2 + 1;
+        }
+        self.hits.extend_from_slice(&known.hits);
+        for (predicate, holds) in &known.predicates {
+            self.predicates[*predicate as usize] = self.epoch * 2 + u32::from(*holds);
+        }
+        for (node, holds) in &known.nodes {
+            self.nodes[*node as usize] = self.epoch * 2 + u32::from(*holds);
+        }
+        at
     }
 }
 
@@ -201,11 +273,13 @@ impl Program {
         }
         let (tests, groups) = group(graph, &visited);
         let costs = costs(graph, &tests);
-        let nodes = steps(graph, &costs, &used);
+        let nodes = steps(graph, &costs, &used, &steady(graph));
         for kind in &mut kinds {
-            kind.choose_gates(graph, &tests, &costs);
+            kind.choose_gates(graph, &tests, &groups, &costs);
         }
+        static PROGRAMS: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: PROGRAMS.fetch_add(1, Ordering::Relaxed),
             nodes,
             tests,
             groups,
@@ -225,10 +299,10 @@ impl Program {
         if program.always.is_empty() && program.gates.is_empty() {
             return;
         }
-        scratch.begin(self, rules);
-        for (gate, guard) in &program.gates {
+        scratch.begin(self, rules, event.steady());
+        for (gates, guard) in &program.gates {
             if guard.is_none_or(|guard| self.holds(guard, event, scratch)) {
-                self.ask(*gate, event, scratch);
+                self.ask(gates, event, scratch);
             }
         }
         for at in 0..scratch.hits.len() {
@@ -259,63 +333,84 @@ impl Program {
             Step::Constant(value) => *value,
             Step::Test(predicate) => self.test(*predicate, event, scratch),
             Step::Not(of) => !self.holds(*of, event, scratch),
-            Step::All { parts, shared: false } => parts.iter().all(|part| self.holds(*part, event, scratch)),
-            Step::Any { parts, shared: false } => parts.iter().any(|part| self.holds(*part, event, scratch)),
-            Step::All { parts, shared: true } => self.remembered(node, scratch, |scratch| {
+            Step::All { parts, kept: Kept::Not } => parts.iter().all(|part| self.holds(*part, event, scratch)),
+            Step::Any { parts, kept: Kept::Not } => parts.iter().any(|part| self.holds(*part, event, scratch)),
+            Step::All { parts, kept } => self.remembered(node, *kept, scratch, |scratch| {
                 parts.iter().all(|part| self.holds(*part, event, scratch))
             }),
-            Step::Any { parts, shared: true } => self.remembered(node, scratch, |scratch| {
+            Step::Any { parts, kept } => self.remembered(node, *kept, scratch, |scratch| {
                 parts.iter().any(|part| self.holds(*part, event, scratch))
             }),
             Step::ExactlyOne(parts) => parts.iter().filter(|part| self.holds(**part, event, scratch)).count() == 1,
         }
     }
 
-    fn remembered(&self, node: NodeId, scratch: &mut Scratch, holds: impl FnOnce(&mut Scratch) -> bool) -> bool {
+    fn remembered(
+        &self,
+        node: NodeId,
+        kept: Kept,
+        scratch: &mut Scratch,
+        holds: impl FnOnce(&mut Scratch) -> bool,
+    ) -> bool {
         let stamp = scratch.nodes[node as usize];
         if stamp / 2 == scratch.epoch {
             return stamp % 2 == 1;
         }
         let result = holds(scratch);
         scratch.nodes[node as usize] = scratch.epoch * 2 + u32::from(result);
+        if let (Kept::Process, Some(current)) = (kept, scratch.current) {
+            scratch.known[current].nodes.push((node, result));
+        }
         result
     }
 
     fn test<E: Event + ?Sized>(&self, predicate: PredicateId, event: &E, scratch: &mut Scratch) -> bool {
         match &self.tests[predicate as usize] {
             Compiled::Grouped(group) => {
-                self.ask(*group, event, scratch);
+                self.ask(&[*group], event, scratch);
                 scratch.predicates[predicate as usize] == scratch.epoch * 2 + 1
             }
             Compiled::Alone(alone) => {
-                let Alone { operand, matcher } = &**alone;
+                let Alone {
+                    operand,
+                    matcher,
+                    steady,
+                } = &**alone;
                 let stamp = scratch.predicates[predicate as usize];
                 if stamp / 2 == scratch.epoch {
                     return stamp % 2 == 1;
                 }
                 let result = matcher.accepts(operand, event, &mut scratch.buffers);
                 scratch.predicates[predicate as usize] = scratch.epoch * 2 + u32::from(result);
+                if let (true, Some(current)) = (*steady, scratch.current) {
+                    scratch.known[current].predicates.push((predicate, result));
+                }
                 result
             }
             Compiled::Unused => false,
         }
     }
 
-    /// Finds out which predicates of a group hold, once per event.
-    fn ask<E: Event + ?Sized>(&self, group: GroupId, event: &E, scratch: &mut Scratch) {
-        let asked = &mut scratch.groups[group as usize];
-        if *asked == scratch.epoch {
-            return;
-        }
-        *asked = scratch.epoch;
-        let Group { operand, matcher } = &self.groups[group as usize];
-        let truth = scratch.epoch * 2 + 1;
+    /// Finds out which predicates of groups hold that have the same operand, once per event.
+    fn ask<E: Event + ?Sized>(&self, groups: &[GroupId], event: &E, scratch: &mut Scratch) {
         let Scratch {
+            epoch,
             predicates,
+            groups: asked,
             hits,
             buffers,
+            known,
+            current,
             ..
         } = scratch;
+        if groups.iter().all(|group| asked[*group as usize] == *epoch) {
+            return;
+        }
+        let Some(Group { operand, steady, .. }) = groups.first().map(|first| &self.groups[*first as usize]) else {
+            return;
+        };
+        let truth = *epoch * 2 + 1;
+        let before = hits.len();
         let mut mark = |found: &[PredicateId]| {
             for predicate in found {
                 let stamp = &mut predicates[*predicate as usize];
@@ -328,10 +423,23 @@ impl Program {
         // No value ends the search: another may make other predicates hold.
         any_value(event, &operand.field, &mut |value| {
             if let Some(value) = transformed(value, operand, &mut buffers.transform) {
-                matcher.find(value, &operand.field, &mut buffers.text, &mut mark);
+                for group in groups.iter().filter(|group| asked[**group as usize] != *epoch) {
+                    let matcher = &self.groups[*group as usize].matcher;
+                    matcher.find(value, &operand.field, &mut buffers.text, &mut mark);
+                }
             }
             false
         });
+        let known = current.filter(|_| *steady).map(|current| &mut known[current]);
+        if let Some(known) = known {
+            known
+                .groups
+                .extend(groups.iter().filter(|group| asked[**group as usize] != *epoch));
+            known.hits.extend_from_slice(&hits[before..]);
+        }
+        for group in groups {
+            asked[*group as usize] = *epoch;
+        }
     }
 }
 
@@ -624,6 +732,7 @@ fn group(graph: &Graph, visited: &[bool]) -> (Vec<Compiled>, Vec<Group>) {
             groups.push(Group {
                 operand: operand.clone(),
                 matcher,
+                steady: operand.field.field.is_steady(),
             });
             group_of.extend(members.iter().map(|member| (*member, id)));
         }
@@ -636,6 +745,7 @@ fn group(graph: &Graph, visited: &[bool]) -> (Vec<Compiled>, Vec<Group>) {
                 (None, Some(matcher)) => Compiled::Alone(Box::new(Alone {
                     operand: predicate.operand.clone(),
                     matcher,
+                    steady: is_steady(predicate),
                 })),
                 (None, None) => Compiled::Unused,
             },
@@ -779,7 +889,51 @@ fn costs(graph: &Graph, tests: &[Compiled]) -> Vec<u32> {
     costs
 }
 
-fn steps(graph: &Graph, costs: &[u32], used: &[u32]) -> Vec<Step> {
+/// Whether a test has the same outcome for all events of a process that stays as it is.
+fn is_steady(predicate: &Predicate) -> bool {
+    let other = match &predicate.test {
+        Test::Field(_, right) => right.field.field.is_steady(),
+        Test::Exists
+        | Test::TextIn(_)
+        | Test::TextDiffers(_)
+        | Test::TextOrder(..)
+        | Test::StartsWith(_)
+        | Test::EndsWith(_)
+        | Test::Contains(_)
+        | Test::ContainsFold(_)
+        | Test::Glob { .. }
+        | Test::Regex(_)
+        | Test::PathPrefix(_)
+        | Test::NumberIn(_)
+        | Test::NumberDiffers(_)
+        | Test::NumberOrder(..)
+        | Test::FlagIs(_)
+        | Test::AddressIn(_) => true,
+    };
+    other && predicate.operand.field.field.is_steady()
+}
+
+/// Of every node, whether it has.
+fn steady(graph: &Graph) -> Vec<bool> {
+    let mut steady: Vec<bool> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        steady.push(match node {
+            Node::Constant(_) => true,
+            Node::Test(predicate) => is_steady(graph.predicate(*predicate)),
+            Node::Not(_) | Node::And(_) | Node::Or(_) | Node::ExactlyOne(_) => {
+                parts_of(node).iter().all(|part| steady[*part as usize])
+            }
+        });
+    }
+    steady
+}
+
+fn steps(graph: &Graph, costs: &[u32], used: &[u32], steady: &[bool]) -> Vec<Step> {
+    let kept = |used: u32, steady: bool| match (used > 1, steady) {
+        (false, _) => Kept::Not,
+        (true, false) => Kept::Event,
+        (true, true) => Kept::Process,
+    };
     let sorted = |parts: &[NodeId]| -> Box<[NodeId]> {
         let mut parts = parts.to_vec();
         parts.sort_by_key(|part| costs[*part as usize]);
@@ -788,18 +942,18 @@ fn steps(graph: &Graph, costs: &[u32], used: &[u32]) -> Vec<Step> {
     graph
         .nodes()
         .iter()
-        .zip(used)
-        .map(|(node, used)| match node {
+        .zip(used.iter().zip(steady))
+        .map(|(node, (used, steady))| match node {
             Node::Constant(value) => Step::Constant(*value),
             Node::Test(predicate) => Step::Test(*predicate),
             Node::Not(of) => Step::Not(*of),
             Node::And(parts) => Step::All {
                 parts: sorted(parts),
-                shared: *used > 1,
+                kept: kept(*used, *steady),
             },
             Node::Or(parts) => Step::Any {
                 parts: sorted(parts),
-                shared: *used > 1,
+                kept: kept(*used, *steady),
             },
             Node::ExactlyOne(parts) => Step::ExactlyOne(parts.clone()),
         })
@@ -817,7 +971,8 @@ struct Gate {
 const GATE_MAX: usize = 512;
 
 impl KindProgram {
-    fn choose_gates(&mut self, graph: &Graph, tests: &[Compiled], costs: &[u32]) {
+    fn choose_gates(&mut self, graph: &Graph, tests: &[Compiled], groups: &[Group], costs: &[u32]) {
+        let mut gates: Vec<GroupId> = Vec::new();
         let mut known: StdHashMap<NodeId, Option<Gate>> = StdHashMap::new();
         let mut guards: StdHashMap<GroupId, Vec<NodeId>> = StdHashMap::new();
         for (rule, root) in (0..).zip(&self.roots) {
@@ -833,7 +988,7 @@ impl KindProgram {
                 if let Compiled::Grouped(group) = tests[predicate as usize] {
                     match guards.entry(group) {
                         Entry::Vacant(vacant) => {
-                            self.gates.push((group, None));
+                            gates.push(group);
                             vacant.insert(cheap.clone());
                         }
                         Entry::Occupied(mut common) => common.get_mut().retain(|part| cheap.contains(part)),
@@ -845,8 +1000,16 @@ impl KindProgram {
                 }
             }
         }
-        for (group, guard) in &mut self.gates {
-            *guard = guards.get(group).and_then(|common| common.first().copied());
+        for group in gates {
+            let guard = guards.get(&group).and_then(|common| common.first().copied());
+            let operand = &groups[group as usize].operand;
+            let same = self.gates.iter_mut().find(|(others, common)| {
+                *common == guard && others.iter().all(|other| groups[*other as usize].operand == *operand)
+            });
+            match same {
+                Some((others, _)) => others.push(group),
+                None => self.gates.push((vec![group], guard)),
+            }
         }
     }
 }

@@ -405,6 +405,15 @@ pub enum Subject {
     User,
 }
 
+/// A process as it is: events in which it is equal have equal values of every field that [`Field::is_steady`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steady {
+    /// A number that no other state of any process ever had.
+    pub process: u64,
+    /// The name of the thread, cut as the kernel cuts it and filled with zeros.
+    pub name: [u8; 16],
+}
+
 /// An event as the matcher sees it: a kind and fields looked up when a rule asks for them.
 pub trait Event {
     /// What happened.
@@ -413,6 +422,12 @@ pub trait Event {
     /// When it happened, in nanoseconds since boot.
     fn time_ns(&self) -> u64 {
         0
+    }
+
+    /// The process as it is, if the event can tell one state of it from another: what rules ask of a process is then
+    /// found out once and not for each of its events.
+    fn steady(&self) -> Option<Steady> {
+        None
     }
 
     /// How many equal events it stands for.

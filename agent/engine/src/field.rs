@@ -498,6 +498,35 @@ pub struct FieldRef {
     pub arg: FieldArg,
 }
 
+impl Field {
+    /// Whether its values follow from the state of the process and the name of the thread alone, and do not change while
+    /// these stay.
+    pub fn is_steady(self) -> bool {
+        matches!(
+            self,
+            Self::ProcName
+                | Self::ProcExe
+                | Self::ProcExepath
+                | Self::ProcCmdline
+                | Self::ProcArgs
+                | Self::ProcArg
+                | Self::ProcPname
+                | Self::ProcPexe
+                | Self::ProcPexepath
+                | Self::ProcPcmdline
+                | Self::ProcAname
+                | Self::ProcAexe
+                | Self::ProcAexepath
+                | Self::ProcAcmdline
+                | Self::ProcCwd
+                | Self::ProcTty
+                | Self::ProcIsExeFromMemfd
+                | Self::ProcIsExeUpperLayer
+                | Self::ProcIsExeLowerLayer
+        )
+    }
+}
+
 impl FieldRef {
     /// A field without argument.
     pub const fn plain(field: Field) -> Self {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use proptest::prelude::*;
 use staghound_engine::compile::Scratch;
 use staghound_engine::demand::{Access, AccessSet, Opens};
-use staghound_engine::event::{Event, EventKind, Value};
+use staghound_engine::event::{Event, EventKind, Steady, Value};
 use staghound_engine::example::ExampleEvent;
 use staghound_engine::field::{Field, FieldRef};
 use staghound_engine::ruleset::load;
@@ -244,6 +244,29 @@ fn event() -> impl Strategy<Value = ExampleEvent> {
         )
 }
 
+/// An event of a process that can be told from others.
+struct OfProcess<'a>(&'a ExampleEvent, u64);
+
+impl Event for OfProcess<'_> {
+    fn kind(&self) -> EventKind {
+        self.0.kind()
+    }
+
+    fn steady(&self) -> Option<Steady> {
+        // Some share a place.
+        let process = self.1 % 2 * 256 + self.1 / 2;
+        Some(Steady { process, name: [0; 16] })
+    }
+
+    fn value(&self, field: &FieldRef) -> Option<Value<'_>> {
+        self.0.value(field)
+    }
+
+    fn each(&self, field: &FieldRef, visit: &mut dyn FnMut(Value<'_>) -> bool) {
+        self.0.each(field, visit);
+    }
+}
+
 /// A check of the path of an open, of few letters, so that much of it nearly matches.
 fn path_check() -> impl Strategy<Value = String> {
     (
@@ -314,6 +337,44 @@ proptest! {
                 let mut output = String::new();
                 rule.output.render(event, &mut output);
                 prop_assert!(!ruleset.explain(rule, event).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_process_changes_no_answer(
+        conditions in prop::collection::vec(condition(), 1..12),
+        processes in prop::collection::vec(event(), 1..6),
+        paths in prop::collection::vec((prop::sample::select(PATHS), -2_i64..3), 1..8),
+    ) {
+        let text = rules(&conditions);
+        let ruleset = match load(&[Source { name: "random.yaml", text: &text }]) {
+            Ok(loaded) => loaded.ruleset,
+            Err(errors) => panic!("{errors}\n{text}"),
+        };
+        let mut scratch = Scratch::new();
+        for (path, number) in paths {
+            for (process, event) in (0..).zip(&processes) {
+                // The same process does something else.
+                let mut event = event.clone();
+                let path = Value::from(path);
+                let number = Value::Number(number);
+                for (field, value) in [
+                    (FieldRef::plain(Field::FdName), path),
+                    (FieldRef::plain(Field::FsPathName), path),
+                    (FieldRef::key(Field::ProcEnv, "X"), path),
+                    (FieldRef::plain(Field::ProcPid), number),
+                    (FieldRef::key(Field::EvtArg, "mode"), number),
+                ] {
+                    if field.kinds().contains(event.kind()) {
+                        event.set(&field, value);
+                    }
+                }
+                let mut found = Vec::new();
+                ruleset.matches(&OfProcess(&event, process), &mut scratch, &mut |rule| found.push(&*rule.name));
+                let expected: Vec<&str> =
+                    ruleset.rules().iter().filter(|rule| ruleset.interpret(rule, &event)).map(|rule| &*rule.name).collect();
+                prop_assert_eq!(&found, &expected, "{:?}\n{}", event, text);
             }
         }
     }

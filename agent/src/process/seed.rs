@@ -13,7 +13,7 @@ use std::{
 use staghound_ebpf::{ARGS_BYTES_MAX, Ids, flags};
 
 use crate::process::{
-    Credentials, Directory, INITIAL_PID_NAMESPACE, Namespaces, Process, TICK_NS, held,
+    Credentials, Directory, INITIAL_PID_NAMESPACE, Namespaces, Process, TICK_NS, Version, held,
     image::{self, Image},
     ledger::Ledger,
 };
@@ -106,6 +106,7 @@ fn read(pid: u32, when: When, ledger: &Arc<Ledger>) -> Option<Process> {
         tty: stat.tty,
         depth: 0,
         start_is_exact: false,
+        version: Version::default(),
         _held: held(ledger),
     })
 }
