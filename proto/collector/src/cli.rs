@@ -7,6 +7,7 @@ use crate::{
         certs::{self, Wanted},
         tls::Files,
     },
+    sinks::SinkConfig,
     store::Retention,
     tail,
 };
@@ -153,6 +154,11 @@ struct ServeArgs {
     /// Serve metrics and health on an address that other machines can reach
     #[arg(long)]
     insecure_http: bool,
+    /// Send on what is stored, from where this name was: NAME=ocsf:FILE (- is standard output),
+    /// NAME=syslog+tcp:HOST:PORT, NAME=syslog+tls:HOST:PORT,ca=FILE, NAME=otlp:URL or
+    /// NAME=webhook:URL,secret=FILE,ca=FILE; may be repeated
+    #[arg(long, value_name = "SINK")]
+    sink: Vec<SinkConfig>,
     /// Most connections at once
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     connections_max: usize,
@@ -409,6 +415,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         tls: files(args.tls_cert, args.tls_key, args.tls_client_ca),
         insecure_plaintext: args.insecure_plaintext >= 2,
         insecure_http: args.insecure_http,
+        sinks: args.sink,
         connections_max: args.connections_max,
         connection_age: args.connection_age,
         window: args.window,

@@ -10,6 +10,7 @@ use crate::{
         Peer, listener,
         tls::{Files, Tls, TlsError},
     },
+    sinks::{self, SinkConfig},
     store::{AlertLog, OpenError, Retention, embedded::Embedded},
 };
 use staghound_proto::{
@@ -66,6 +67,8 @@ pub struct Config {
     pub insecure_http: bool,
     /// Most connections at once.
     pub connections_max: usize,
+    /// Where else to send what is stored.
+    pub sinks: Vec<SinkConfig>,
     /// How long a connection lasts; then its streams end, and the peer connects again.
     pub connection_age: Duration,
     /// Most items an agent may have sent without an acknowledgement.
@@ -94,6 +97,7 @@ impl Config {
             tls: None,
             insecure_plaintext: false,
             insecure_http: false,
+            sinks: Vec::new(),
             connections_max: 8192,
             connection_age: Duration::from_secs(3600),
             window: 8192,
@@ -130,6 +134,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A sink cannot be what it is to be.
+    #[error("{0}")]
+    Sink(String),
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -200,6 +207,11 @@ impl Collector {
                 .map_err(|error| StartError::Internal(error.to_string()))??,
         );
 
+        let running = config.sinks.iter().map(|sink| {
+            let running = sinks::Running::new(sink, Arc::clone(&store), Arc::clone(&metrics));
+            running.map_err(|error| StartError::Sink(format!("{error:#}")))
+        });
+        let running = running.collect::<Result<Vec<_>, _>>()?;
         let encrypted = tls.is_some();
         let (stop, stopping) = watch::channel(false);
         let (alive, streams) = mpsc::channel(1);
@@ -269,6 +281,9 @@ impl Collector {
         let (incoming, accepting) =
             listener::accept(grpc_listener, tls.clone(), config.connections_max, Arc::clone(&metrics));
         let mut tasks = Vec::new();
+        for sink in running {
+            tasks.push(("sink", tokio::spawn(sink.run(stopping.clone()))));
+        }
         let stopped = until_stopped(stopping.clone());
         let serving = async move {
             if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {

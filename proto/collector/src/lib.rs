@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod collector;
 pub mod security;
+pub mod sinks;
 pub mod store;
 
 mod agents;

@@ -12,6 +12,12 @@ pub(crate) struct Reason {
     pub(crate) reason: &'static str,
 }
 
+/// A sink, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SinkName {
+    sink: String,
+}
+
 /// Counters and gauges, updated where the things happen.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -29,6 +35,10 @@ pub(crate) struct Metrics {
     pub(crate) feed_named: Gauge,
     pub(crate) feed_entries: Counter,
     pub(crate) feed_lost_before: Counter,
+    sink_sent: Family<SinkName, Counter>,
+    sink_failures: Family<SinkName, Counter>,
+    sink_lost_before: Family<SinkName, Counter>,
+    sink_lag: Family<SinkName, Gauge>,
     pub(crate) store_commits: Counter,
     pub(crate) store_commit_seconds: Histogram,
     pub(crate) store_bytes: Gauge,
@@ -100,6 +110,20 @@ impl Metrics {
             "feed_lost_before",
             "Times a subscriber was told that retention overtook its cursor",
         );
+        let sink = |registry: &mut Registry, name: &str, help: &str| {
+            let family = Family::<SinkName, Counter>::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let sink_sent = sink(r, "sink_sent_entries", "Entries that a sink took");
+        let sink_failures = sink(r, "sink_failures", "Times that a sink did not take what it was given");
+        let sink_lost_before = sink(r, "sink_lost_before", "Times that retention overtook a sink");
+        let sink_lag = Family::<SinkName, Gauge>::default();
+        r.register(
+            "sink_lag_entries",
+            "Entries that a sink has not taken yet",
+            sink_lag.clone(),
+        );
         let store_commits = counter(
             r,
             "store_commits",
@@ -144,6 +168,10 @@ impl Metrics {
             feed_named,
             feed_entries,
             feed_lost_before,
+            sink_sent,
+            sink_failures,
+            sink_lost_before,
+            sink_lag,
             store_commits,
             store_commit_seconds,
             store_bytes,
@@ -164,6 +192,27 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         self.connections_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn sink_sent(&self, sink: &str, entries: usize) {
+        let name = SinkName { sink: sink.to_owned() };
+        self.sink_sent.get_or_create(&name).inc_by(entries as u64);
+    }
+
+    pub(crate) fn sink_failed(&self, sink: &str) {
+        let name = SinkName { sink: sink.to_owned() };
+        self.sink_failures.get_or_create(&name).inc();
+    }
+
+    pub(crate) fn sink_lost(&self, sink: &str) {
+        let name = SinkName { sink: sink.to_owned() };
+        self.sink_lost_before.get_or_create(&name).inc();
+    }
+
+    pub(crate) fn sink_lag(&self, sink: &str, entries: u64) {
+        let name = SinkName { sink: sink.to_owned() };
+        let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+        self.sink_lag.get_or_create(&name).set(entries);
     }
 
     /// The OpenMetrics text.
