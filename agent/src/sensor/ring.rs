@@ -21,6 +21,9 @@ pub(super) struct Rings {
     file: RingBuf<MapData>,
     /// The next process record, copied out of its ring to compare its time; empty when there is none.
     held: Vec<u8>,
+    /// The file record at hand. It leaves its ring before it is handed on: while it is there, another thread could show
+    /// its alert, and the agent be killed, and the next agent would read it again.
+    taken: Vec<u8>,
 }
 
 impl Rings {
@@ -29,6 +32,7 @@ impl Rings {
             process,
             file,
             held: Vec::with_capacity(16 * 1024),
+            taken: Vec::with_capacity(16 * 1024),
         }
     }
 
@@ -69,7 +73,10 @@ impl Rings {
             }
             match file {
                 Some(record) => {
-                    each(&record);
+                    self.taken.clear();
+                    self.taken.extend_from_slice(&record);
+                    drop(record);
+                    each(&self.taken);
                     drained += 1;
                 }
                 None if !progressed => break,
