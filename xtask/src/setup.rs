@@ -6,12 +6,17 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{cargo, find, is_root, output, program, run, tell};
+use crate::vm::kernel;
 use crate::workspace;
 
 /// Links the kernel object.
 const BPF_LINKER_VERSION: &str = "0.10.0";
 /// Checks bans, licences and sources. Compiling it takes four minutes, once per machine.
 const CARGO_DENY_VERSION: &str = "0.20.2";
+/// Validates SARIF.
+const SARIF_MULTITOOL_VERSION: &str = "5.7.0";
+/// Has the schema of JUnit that the plug-in of Jenkins has, among its own tests.
+const PYTEST_VERSION: &str = "8.4.2";
 /// Lints the wire contract.
 const BUF_VERSION: &str = "1.75.0";
 
@@ -142,6 +147,26 @@ pub(crate) const SCENARIO_TOOLS: [Tool; 20] = [
     },
 ];
 
+/// What looks at reports.
+const REPORT_TOOLS: [Tool; 4] = [
+    Tool {
+        program: "chromium",
+        package: "chromium",
+    },
+    Tool {
+        program: "xmllint",
+        package: "libxml2-utils",
+    },
+    Tool {
+        program: "npm",
+        package: "npm",
+    },
+    Tool {
+        program: "pip3",
+        package: "python3-pip",
+    },
+];
+
 const NPM: [Tool; 1] = [Tool {
     program: "npm",
     package: "npm",
@@ -153,6 +178,7 @@ pub(crate) fn everything() -> Result<()> {
     tools(&VM_TOOLS)?;
     tools(&BENCH_TOOLS)?;
     tools(&SCENARIO_TOOLS)?;
+    report_tools()?;
     buf()?;
     cargo_deny()?;
     tell("everything is installed");
@@ -202,6 +228,57 @@ pub(crate) fn buf() -> Result<PathBuf> {
         buf.display()
     );
     Ok(buf)
+}
+
+/// What other people's tools need to look at reports; yields their directory, below the target directory.
+pub(crate) fn report_tools() -> Result<PathBuf> {
+    tools(&REPORT_TOOLS)?;
+    let directory = workspace::target().join("tools/report");
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let cosign = directory.join("cosign");
+    if !cosign.is_file() {
+        let unpacked = directory.join("debian");
+        kernel::unpack_unstable("cosign", &unpacked)?;
+        std::fs::rename(unpacked.join("usr/bin/cosign"), &cosign).context("the package has no usr/bin/cosign")?;
+    }
+    if !directory.join("sarif-multitool/Sarif.Multitool").is_file() {
+        let name = format!("@microsoft/sarif-multitool-linux@{SARIF_MULTITOOL_VERSION}");
+        run(program("npm").current_dir(&directory).args(["pack", "--silent", &name]))
+            .context("cannot fetch the SARIF multitool")?;
+        let archive = format!("microsoft-sarif-multitool-linux-{SARIF_MULTITOOL_VERSION}.tgz");
+        extract(&directory, &archive, &["package"])?;
+        run(program("chmod")
+            .arg("+x")
+            .arg(directory.join("package/Sarif.Multitool")))?;
+        // Moved when complete, so that an interrupted fetch is not taken for one.
+        std::fs::rename(directory.join("package"), directory.join("sarif-multitool"))
+            .context("cannot move the SARIF multitool")?;
+    }
+    if !directory.join("junit-10.xsd").is_file() {
+        run(program("pip3").current_dir(&directory).args([
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            &format!("pytest=={PYTEST_VERSION}"),
+        ]))
+        .context("cannot fetch the sources of pytest")?;
+        let schema = format!("pytest-{PYTEST_VERSION}/testing/example_scripts/junit-10.xsd");
+        extract(&directory, &format!("pytest-{PYTEST_VERSION}.tar.gz"), &[&schema])?;
+        std::fs::rename(directory.join(&schema), directory.join("junit-10.xsd")).context("cannot move the schema")?;
+    }
+    Ok(directory)
+}
+
+/// Extracts files of an archive in a directory, and removes the archive.
+fn extract(directory: &Path, archive: &str, files: &[&str]) -> Result<()> {
+    run(program("tar")
+        .current_dir(directory)
+        .args(["--extract", "--no-same-owner", "--file", archive])
+        .args(files))
+    .with_context(|| format!("cannot unpack {archive}"))?;
+    std::fs::remove_file(directory.join(archive)).with_context(|| format!("cannot remove {archive}"))
 }
 
 /// Programs from Debian packages; installs all that are missing at once.

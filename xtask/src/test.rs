@@ -127,11 +127,13 @@ fn live(tests: &mut Tests, filter: Option<&str>) -> Result<()> {
         "the live tests load programs into this kernel; run them as root"
     );
     setup::tools(&setup::SCENARIO_TOOLS)?;
+    let report_tools = setup::report_tools()?;
     let programs = binaries::build_live_programs()?;
     let mut command = cargo(&["test", "--package", "staghound-tests", "--no-fail-fast", "--"]);
     command
         .arg("--test-threads=1")
         .args(filter)
+        .env("STAGHOUND_REPORT_TOOLS", report_tools)
         .envs(programs.environment());
     run_tests(&mut command, tests)
 }

@@ -19,7 +19,7 @@ use crate::{binaries, setup, workspace};
 
 pub(crate) use kernel::Kernel;
 
-mod kernel;
+pub(crate) mod kernel;
 
 mod initramfs;
 
@@ -33,8 +33,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// A guest takes eight minutes on an idle machine and twenty on a busy one.
 const TIMEOUT_MIN: u64 = 45;
 
-/// The test program that acts with the programs of a whole system, of which a guest has none.
-const NOT_IN_GUESTS: &str = "scenarios-";
+/// Test programs that act with the programs of a whole system, of which a guest has none.
+const NOT_IN_GUESTS: [&str; 2] = ["scenarios-", "report-"];
 
 /// Where things are in the guest.
 const GUEST_BINARIES: &str = "tests/bin";
@@ -425,7 +425,7 @@ impl Content {
         let tests = if options.record { &[] } else { programs.tests.as_slice() };
         for test in tests {
             let name = name(test)?;
-            if name.starts_with(NOT_IN_GUESTS) {
+            if NOT_IN_GUESTS.iter().any(|other| name.starts_with(other)) {
                 continue;
             }
             if options

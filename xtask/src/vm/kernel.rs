@@ -87,6 +87,23 @@ pub(crate) fn fetch(kernel: Kernel, refresh: bool) -> Result<PathBuf> {
     Ok(image)
 }
 
+/// Fetches a package of Debian unstable that cannot be installed here, and unpacks it into a directory.
+pub(crate) fn unpack_unstable(package: &str, directory: &Path) -> Result<()> {
+    let work = directory.join("work");
+    fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
+    let apt = Apt::new(&directory.join("apt"), "sid")?;
+    run(apt.get().args(["-qq", "update"])).context("cannot fetch the package lists")?;
+    run(apt.get().current_dir(&work).args(["-qq", "download", package]))
+        .with_context(|| format!("cannot fetch {package}"))?;
+    let archive = only_file(&work, ".deb")?;
+    run(program("dpkg-deb").arg("--extract").arg(&archive).arg(directory))
+        .with_context(|| format!("cannot unpack {}", archive.display()))?;
+    for rest in [&work, &apt.directory] {
+        fs::remove_dir_all(rest).with_context(|| format!("cannot remove {}", rest.display()))?;
+    }
+    Ok(())
+}
+
 /// An apt of our own: its sources, lists and cache are in one directory.
 struct Apt {
     directory: PathBuf,
