@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use staghound_engine::ruleset::Severity;
 
 use crate::{
+    attest::{self, AttestCommand},
     config::{self, CollectorUrl, Config, Overrides},
     coverage,
     identity::AgentId,
@@ -20,6 +21,7 @@ use crate::{
     observe::{self, Output},
     packs,
     preflight::{self, Preflight, Status},
+    report::{self, ReportArgs},
     rules, run,
     sensor::{self, HookChoice, LsmChoice, PIN_DIRECTORY, Sensor},
 };
@@ -48,6 +50,13 @@ enum Command {
     /// The command keeps its standard streams; a summary goes to standard error.
     #[command(after_long_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// Tell a run again that was reported as JSON: as text, Markdown, SARIF, JUnit, HTML, ….
+    Report(ReportArgs),
+    /// Sign and verify what is said about a run: in-toto statements, as cosign verifies them.
+    Attest {
+        #[command(subcommand)]
+        command: AttestCommand,
+    },
     /// Check, test, list, show and explain rules, and the fields they can use.
     Rules {
         #[command(subcommand)]
@@ -333,6 +342,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             };
             Ok(ExitCode::from(run::run(&config)?))
         }
+        Command::Report(args) => {
+            report::report(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Attest { command } => print(&attest::attest(&command)?),
         Command::Rules { command } => {
             let text = match command {
                 RulesCommand::Check { paths, alone } => rules::check(&paths, alone)?,

@@ -7,17 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
-use serde_json::json;
 use staghound_engine::{
     attack::{self, Observable},
     ruleset::Rule,
 };
+use staghound_gate::report::navigator::{self, Layer, Scored};
 
 use crate::packs;
 
-/// Version of the layer format that ATT&CK Navigator reads, and of the Navigator that wrote it first.
-const LAYER_VERSION: &str = "4.5";
-const NAVIGATOR_VERSION: &str = "5.1.0";
 /// Tactics of before the victim's hosts are reached: no rule of ours can look for them.
 const ELSEWHERE: [&str; 2] = ["reconnaissance", "resource-development"];
 
@@ -111,37 +108,31 @@ fn table(rules: &[Rule]) -> String {
     text
 }
 
-/// <https://github.com/mitre-attack/attack-navigator/blob/master/layers/spec/v4.5/layerformat.md>
 fn layer(rules: &[Rule]) -> String {
     let covered = by_technique(rules);
     let most = covered.values().map(BTreeSet::len).max().unwrap_or(0);
-    let techniques: Vec<_> = covered
+    let score = |number: usize| u64::try_from(number).expect("no more rules than a u64 can count");
+    let techniques: Vec<Scored> = covered
         .iter()
-        .map(|(id, rules)| {
-            json!({
-                "techniqueID": id,
-                "score": rules.len(),
-                "comment": rules.iter().copied().collect::<Vec<_>>().join("\n"),
-                "showSubtechniques": true,
-            })
+        .map(|(id, rules)| Scored {
+            id: (*id).to_owned(),
+            score: score(rules.len()),
+            comment: rules.iter().copied().collect::<Vec<_>>().join("\n"),
         })
         .collect();
-    let layer = json!({
-        "name": "Staghound rules",
-        "description": format!("Techniques that {} rules look for; the score is the number of rules.", rules.len()),
-        "domain": "enterprise-attack",
-        "versions": {
-            "attack": attack::version().split('.').next().unwrap_or_default(),
-            "navigator": NAVIGATOR_VERSION,
-            "layer": LAYER_VERSION,
+    navigator::layer(
+        &Layer {
+            name: "Staghound rules",
+            description: &format!(
+                "Techniques that {} rules look for; the score is the number of rules.",
+                rules.len()
+            ),
+            colours: &["#dbe9ff", "#0b3d91"],
+            score_max: score(most),
+            legend: &[],
         },
-        "filters": {"platforms": ["Linux", "Containers"]},
-        "techniques": techniques,
-        "gradient": {"colors": ["#dbe9ff", "#0b3d91"], "minValue": 1, "maxValue": most.max(2)},
-        "legendItems": [],
-        "hideDisabled": false,
-    });
-    format!("{layer:#}\n")
+        &techniques,
+    )
 }
 
 #[cfg(test)]

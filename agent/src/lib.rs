@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod alert;
+pub mod attest;
 pub mod cli;
 pub mod config;
 pub mod coverage;
@@ -21,6 +22,7 @@ pub mod preflight;
 pub mod process;
 pub mod redact;
 pub mod reload;
+pub mod report;
 pub mod rules;
 pub mod run;
 pub mod sandbox;
