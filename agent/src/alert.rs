@@ -257,7 +257,7 @@ fn fingerprint(rule: &Rule, event: &Event<'_>) -> String {
     digest(&parts)
 }
 
-fn digest(parts: &[impl AsRef<[u8]>]) -> String {
+pub(crate) fn digest(parts: &[impl AsRef<[u8]>]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         let bytes = part.as_ref();
@@ -545,6 +545,32 @@ struct Names {
 }
 
 fn process(process: &Process, event: &Event<'_>, limits: Limits, names: Names, shown: &mut Shown) -> v1::Process {
+    v1::Process {
+        start_time: Some(timestamp(event.wall_ns(process.start_ns))),
+        credentials: Some(credentials(&process.credentials, event)),
+        ..described(process, limits, names, shown)
+    }
+}
+
+/// A process and its ancestors as they are now, apart from any event: without times and users.
+#[must_use]
+pub fn of_process(process: &Process) -> (v1::Process, Vec<v1::Process>) {
+    let mut shown = Shown::default();
+    let names = Names {
+        args: "args",
+        env: "env",
+        executable: "executable",
+        cwd: "cwd",
+    };
+    let ancestors = process
+        .ancestors()
+        .take(NEAREST_MAX)
+        .map(|ancestor| described(ancestor, ANCESTOR, names, &mut shown))
+        .collect();
+    (described(process, ACTOR, names, &mut shown), ancestors)
+}
+
+fn described(process: &Process, limits: Limits, names: Names, shown: &mut Shown) -> v1::Process {
     let image = &process.image;
     let mut env = Vec::new();
     let mut room = limits.env;
@@ -563,12 +589,12 @@ fn process(process: &Process, event: &Event<'_>, limits: Limits, names: Names, s
         tid: 0,
         parent_pid: process.ppid,
         exec_id: process.identity(),
-        start_time: Some(timestamp(event.wall_ns(process.start_ns))),
+        start_time: None,
         name: printable(&image.name),
         executable: shown.text(&image.executable, limits.executable, names.executable),
         args: shown.arguments(image, limits.args, names.args),
         cwd: shown.text(&process.cwd, limits.cwd, names.cwd),
-        credentials: Some(credentials(&process.credentials, event)),
+        credentials: None,
         env,
         executable_inode: image.inode,
         executable_device: image.device,

@@ -6,11 +6,13 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::SystemTime,
 };
 
 use anyhow::Result;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use staghound_engine::ruleset::Severity;
+use staghound_gate::policy::Policy;
 
 use crate::{
     attest::{self, AttestCommand},
@@ -19,7 +21,7 @@ use crate::{
     identity::AgentId,
     logging::{self, LogFormat},
     observe::{self, Output},
-    packs,
+    packs, policy,
     preflight::{self, Preflight, Status},
     report::{self, ReportArgs},
     rules, run,
@@ -56,6 +58,11 @@ enum Command {
     Attest {
         #[command(subcommand)]
         command: AttestCommand,
+    },
+    /// Show, check and explain what a run may do.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
     },
     /// Check, test, list, show and explain rules, and the fields they can use.
     Rules {
@@ -187,12 +194,43 @@ struct RunArgs {
     /// Rule files or directories of them, on top of the embedded packs. May be repeated.
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
-    /// Fail the run on an alert of this severity or worse: informational, low, medium, high or critical.
-    #[arg(long, value_name = "SEVERITY", default_value = "high", value_parser = run::parse_severity)]
-    fail_on: Severity,
+    /// Fail the run on an alert of this severity or worse: informational, low, medium, high or critical. Short for a policy
+    /// that says only this.
+    #[arg(long, value_name = "SEVERITY", conflicts_with = "policy", value_parser = run::parse_severity)]
+    fail_on: Option<Severity>,
+    /// What is tolerated, and what follows: see `staghound policy show`. Default: the policy that is shown there.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Write the reports here. The directory is made if need be.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
     /// The command and its arguments.
     #[arg(required = true, last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Print the policy that holds where none is given, to begin one's own with.
+    Show,
+    /// Read a policy as `run` would, and tell what is wrong with it: mistakes, rules that nobody has, waivers that are over.
+    Check {
+        /// The policy.
+        #[arg(value_name = "POLICY")]
+        policy: PathBuf,
+        /// Rule files or directories of them, on top of the embedded packs. May be repeated.
+        #[arg(long, value_name = "DIR")]
+        rules: Vec<PathBuf>,
+    },
+    /// Tell what a policy makes of a run that was reported, finding by finding, and why.
+    Explain {
+        /// The `report.json` that `run --report` wrote.
+        #[arg(value_name = "REPORT")]
+        report: PathBuf,
+        /// The policy. Default: the one that `policy show` prints.
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -337,7 +375,12 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let config = run::RunConfig {
                 sensor: config.sensor_config(),
                 rules: config.rules,
-                fail_on: args.fail_on,
+                policy: match (&args.policy, args.fail_on) {
+                    (Some(path), _) => run::read_policy(path)?,
+                    (None, Some(severity)) => Policy::failing_on(severity),
+                    (None, None) => Policy::default_policy(),
+                },
+                report: args.report,
                 command: args.command,
             };
             Ok(ExitCode::from(run::run(&config)?))
@@ -347,6 +390,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Attest { command } => print(&attest::attest(&command)?),
+        Command::Policy { command } => match command {
+            PolicyCommand::Show => print(policy::show()),
+            PolicyCommand::Check { policy, rules } => print(&policy::check(&policy, &rules, SystemTime::now())?),
+            PolicyCommand::Explain { report, policy } => {
+                print(&policy::explain(policy.as_deref(), &report, SystemTime::now())?)
+            }
+        },
         Command::Rules { command } => {
             let text = match command {
                 RulesCommand::Check { paths, alone } => rules::check(&paths, alone)?,

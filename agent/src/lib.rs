@@ -18,6 +18,7 @@ pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod packs;
+pub mod policy;
 pub mod preflight;
 pub mod process;
 pub mod redact;

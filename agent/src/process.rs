@@ -11,7 +11,7 @@
 pub mod image;
 mod ledger;
 mod pipes;
-mod seed;
+pub(crate) mod seed;
 
 use std::{
     collections::VecDeque,

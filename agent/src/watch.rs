@@ -165,7 +165,12 @@ impl Remembered {
                         };
                         (Box::new(alert), rule.severity)
                     };
-                    throttles.offer(rule, event, make, &mut |waiting, more| tell(waiting, more, items));
+                    if origin.run_id.is_empty() {
+                        throttles.offer(rule, event, make, &mut |waiting, more| tell(waiting, more, items));
+                    } else {
+                        // A gate judges each by itself: one that is held back may be of another lineage.
+                        tell(make(), 0, items);
+                    }
                 }
                 Found::Late(rule, events) => tell_late(rule, &events, counters, origin, items),
             },

@@ -32,6 +32,8 @@ struct Scenario {
     must: Vec<Vec<String>>,
     /// Rules that may fire up to a severity.
     allow: Vec<(String, usize)>,
+    /// Verdicts of which a gate with the default policy must give one.
+    gate: Vec<String>,
 }
 
 impl Scenario {
@@ -54,6 +56,10 @@ impl Scenario {
                 .map(|line| line.split(" | ").map(|rule| rule.trim().to_owned()).collect())
                 .collect(),
             allow: allow.collect(),
+            gate: lines("gate")
+                .iter()
+                .flat_map(|line| line.split(" | ").map(str::to_owned).collect::<Vec<_>>())
+                .collect(),
             path,
         }
     }
@@ -79,14 +85,24 @@ impl Scenario {
         self.path.file_stem().unwrap().to_str().unwrap()
     }
 
+    /// What plays it.
+    fn words(&self) -> Vec<PathBuf> {
+        let enter = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/enter.sh");
+        vec![
+            "timeout".into(),
+            "--kill-after=5".into(),
+            TIMEOUT.into(),
+            enter,
+            self.path.clone(),
+        ]
+    }
+
     /// Plays it; yields how long it took.
     fn play(&self) -> Duration {
-        let enter = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/enter.sh");
+        let words = self.words();
         let begun = Instant::now();
-        let output = Command::new("timeout")
-            .args(["--kill-after=5", TIMEOUT])
-            .arg(enter)
-            .arg(&self.path)
+        let output = Command::new(&words[0])
+            .args(&words[1..])
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -99,6 +115,47 @@ impl Scenario {
             String::from_utf8_lossy(&output.stderr)
         );
         begun.elapsed()
+    }
+
+    /// Plays it under a gate with the default policy; yields the verdict and what the report says.
+    fn judge(&self, place: &Place) -> (String, Value) {
+        let directory = place.path.join(self.name());
+        let output = Command::new(staghound_tests::agent_path())
+            .args(["run", "--report"])
+            .arg(&directory)
+            .arg("--")
+            .args(self.words())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let report = fs::read_to_string(directory.join("report.json")).unwrap_or_else(|error| {
+            panic!(
+                "{} left no report ({error}) and ended with {}:\n{}",
+                self.name(),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let verdict = report["verdict"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("VERDICT_")
+            .unwrap()
+            .to_ascii_lowercase();
+        let expected = match verdict.as_str() {
+            "fail" => 100,
+            "inconclusive" => 102,
+            _ => i32::try_from(report["exitCode"].as_i64().unwrap_or(0)).unwrap(),
+        };
+        assert_eq!(output.status.code(), Some(expected), "{}: {verdict}", self.name());
+        let warned = report["findings"]
+            .as_array()
+            .is_some_and(|findings| findings.iter().any(|finding| finding["decision"] == "DECISION_WARNED"));
+        match verdict.as_str() {
+            "pass" if warned => ("warn".to_owned(), report),
+            _ => (verdict, report),
+        }
     }
 
     /// What was raised by what it started: rule, severity, and how often.
@@ -148,6 +205,26 @@ fn play(scenarios: &[Scenario]) -> (Vec<Arc<Value>>, Vec<Duration>) {
         shown.iter().any(|alert| is_last(alert)).then_some(())
     });
     (agent.shown(), took)
+}
+
+/// Findings that a policy would not let pass unsaid, one line each.
+fn findings(report: &Value) -> String {
+    let findings = report["findings"].as_array().into_iter().flatten();
+    findings
+        .filter(|finding| finding["decision"] != "DECISION_TOLERATED")
+        .fold(String::new(), |mut told, finding| {
+            let alert = &finding["alert"];
+            write!(
+                told,
+                "\n    {} {} in {}: {}",
+                finding["decision"].as_str().unwrap(),
+                alert["rule"]["id"].as_str().unwrap(),
+                finding["scope"].as_str().unwrap_or_default(),
+                alert["message"].as_str().unwrap_or_default()
+            )
+            .unwrap();
+            told
+        })
 }
 
 fn told(raised: &BTreeMap<String, (usize, u64)>) -> String {
@@ -202,4 +279,43 @@ fn ordinary_work_raises_nothing_of_weight() {
         }
     }
     assert!(loud.is_empty(), "raised by ordinary work:\n  {}", loud.join("\n  "));
+}
+
+#[test]
+fn a_gate_gives_each_attack_its_verdict() {
+    let place = Place::new();
+    let mut wrong = Vec::new();
+    for scenario in Scenario::all("attacks") {
+        assert!(!scenario.gate.is_empty(), "{} says no verdict", scenario.name());
+        let (verdict, report) = scenario.judge(&place);
+        let findings = findings(&report);
+        tell(&format!("gate {}: {verdict}{findings}", scenario.name()));
+        if !scenario.gate.contains(&verdict) {
+            wrong.push(format!(
+                "{}: {verdict}, not {}",
+                scenario.name(),
+                scenario.gate.join(" or ")
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "wrong verdicts:\n  {}", wrong.join("\n  "));
+}
+
+#[test]
+fn a_gate_lets_ordinary_work_pass() {
+    let place = Place::new();
+    let mut wrong = Vec::new();
+    for scenario in Scenario::all("benign") {
+        let (verdict, report) = scenario.judge(&place);
+        let findings = findings(&report);
+        tell(&format!("gate {}: {verdict}{findings}", scenario.name()));
+        if !matches!(verdict.as_str(), "pass" | "warn") || report["exitCode"].as_i64().unwrap_or(0) != 0 {
+            wrong.push(format!("{}: {verdict}{findings}{}", scenario.name(), report["reasons"]));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "ordinary work that does not pass:\n  {}",
+        wrong.join("\n  ")
+    );
 }

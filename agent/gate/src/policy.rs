@@ -9,6 +9,7 @@ mod lineage;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -98,6 +99,13 @@ impl Day {
     #[must_use]
     pub const fn of_unix_seconds(seconds: i64) -> Self {
         Self(seconds.div_euclid(86_400))
+    }
+
+    /// The day of a time. A time before 1970 counts as the first day there is: then every waiver holds.
+    #[must_use]
+    pub fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::of_unix_seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
     }
 
     /// Reads `2027-01-31`.

@@ -173,7 +173,7 @@ fn beginning(path: &Path, max: usize) -> Option<Vec<u8>> {
 }
 
 /// Whether a process of this start still runs: it has not ended, not even as a zombie, and nobody else has its pid.
-pub(super) fn runs(pid: u32, start_ns: Option<u64>) -> bool {
+pub(crate) fn runs(pid: u32, start_ns: Option<u64>) -> bool {
     beginning(Path::new(&format!("/proc/{pid}/stat")), FILE_BYTES_MAX)
         .and_then(|stat| Stat::parse(&stat))
         .is_some_and(|stat| !stat.has_ended && start_ns.is_none_or(|start| start / TICK_NS == stat.start_ticks))

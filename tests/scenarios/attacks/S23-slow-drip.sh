@@ -3,7 +3,7 @@
 # must: credential-access/private-key-read | credential-access/private-key-read-by-script | credential-access/credential-sweep
 # must: credential-access/cloud-store-read
 # must: command-and-control/dns-carrier
-# gate: report
+# gate: fail | warn
 for store in .ssh/id_ed25519 .aws/credentials .kube/config; do
     cat ~/$store > /dev/null
     for noise in $(seq 20); do cat /usr/share/dict/words /etc/hosts > /dev/null 2>&1; done

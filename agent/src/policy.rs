@@ -1,0 +1,154 @@
+//! `staghound policy`: show, check and explain policies.
+
+use std::{fmt::Write as _, fs, path::Path, time::SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use staghound_engine::ruleset::Severity;
+use staghound_gate::{
+    decision_name, mode_name,
+    policy::{self, Day, Policy},
+    report,
+};
+use staghound_proto::{
+    text,
+    v1::{self, Decision},
+};
+
+use crate::{packs, run};
+
+/// The largest report that is read, in bytes.
+const REPORT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The default policy, to begin one's own with.
+#[must_use]
+pub fn show() -> &'static str {
+    policy::DEFAULT
+}
+
+/// Reads the policy as `staghound run` would, and tells what it says; fails where a rule it names is not loaded or a waiver
+/// is over, since the first says nothing and the second does nothing.
+///
+/// # Errors
+/// The policy cannot be read, has a mistake, or says something that means nothing today.
+pub fn check(path: &Path, rules: &[std::path::PathBuf], now: SystemTime) -> Result<String> {
+    let policy = run::read_policy(path)?;
+    let loaded = packs::load_with_embedded(rules)?;
+    let is_known = |id: &str| run::is_own_rule(id) || loaded.ruleset.rules().iter().any(|rule| &*rule.id == id);
+    let today = Day::of(now);
+    let mut problems: Vec<String> = policy
+        .unknown_rules(is_known)
+        .map(|rule| {
+            format!(
+                "no rule `{}` is loaded; `staghound rules list` names those that are",
+                text::escape(rule)
+            )
+        })
+        .collect();
+    problems.extend(
+        policy
+            .waivers()
+            .iter()
+            .filter(|waiver| waiver.expires < today)
+            .map(|waiver| {
+                format!(
+                    "waiver `{}` of {} is over; renew it or remove it",
+                    text::escape(&waiver.id),
+                    text::escape(&waiver.owner)
+                )
+            }),
+    );
+    if !problems.is_empty() {
+        bail!("{}: {}", path.display(), problems.join("\n"));
+    }
+    Ok(format!(
+        "{}: policy `{}` is sound: mode {}, scopes {}, {} waivers, {}\n",
+        path.display(),
+        text::escape(policy.name()),
+        mode_name(policy.mode()),
+        policy.scopes().map(text::escape).collect::<Vec<_>>().join(", "),
+        policy.waivers().len(),
+        policy.material().digest
+    ))
+}
+
+/// What a policy makes of the findings of a run that was reported, one line each, with the reason. Without a policy: the
+/// default one.
+///
+/// # Errors
+/// Policy or report cannot be read.
+pub fn explain(policy: Option<&Path>, report: &Path, now: SystemTime) -> Result<String> {
+    let policy = match policy {
+        Some(path) => run::read_policy(path)?,
+        None => Policy::default_policy(),
+    };
+    let run = read_report(report)?;
+    let today = Day::of(now);
+    let mut explained = String::new();
+    let mut failed = 0_usize;
+    for finding in &run.findings {
+        let alert = finding.alert.clone().unwrap_or_default();
+        let rule = alert.rule.as_ref().map_or("", |rule| rule.id.as_str());
+        let Some(severity) = severity(alert.severity()) else {
+            bail!(
+                "{}: the finding of `{}` has no severity; was it written by a newer version?",
+                report.display(),
+                text::escape(rule)
+            );
+        };
+        let judged = policy.judge(&alert, severity, today);
+        failed += usize::from(judged.decision == Decision::Failed);
+        let was = finding.decision();
+        let was = if was == judged.decision || was == Decision::Unspecified {
+            String::new()
+        } else {
+            format!(" (the run's own policy: {})", decision_name(was))
+        };
+        writeln!(
+            explained,
+            "{:<9} {severity:<13} {} in {}: {}{was}",
+            decision_name(judged.decision),
+            text::escape(rule),
+            text::escape(judged.scope),
+            text::escape(&judged.reason),
+        )?;
+    }
+    let more = match run.findings_not_kept {
+        0 => String::new(),
+        more => format!("; {more} more are not in the report"),
+    };
+    writeln!(
+        explained,
+        "{failed} of {} findings fail under policy `{}`{more}",
+        run.findings.len(),
+        text::escape(policy.name())
+    )?;
+    Ok(explained)
+}
+
+/// Reads the report of a run as `staghound run --report` writes it.
+///
+/// # Errors
+/// It cannot be read, or is no report.
+pub fn read_report(path: &Path) -> Result<v1::Run> {
+    let cannot = || format!("cannot read the report {}", path.display());
+    let size = fs::metadata(path).with_context(cannot)?.len();
+    if size > REPORT_BYTES_MAX {
+        bail!(
+            "{} is larger than {REPORT_BYTES_MAX} bytes; this is no report of ours",
+            path.display()
+        );
+    }
+    let text = fs::read_to_string(path).with_context(cannot)?;
+    report::read(&text).with_context(|| path.display().to_string())
+}
+
+fn severity(severity: v1::Severity) -> Option<Severity> {
+    match severity {
+        v1::Severity::Unspecified => None,
+        v1::Severity::Informational => Some(Severity::Informational),
+        v1::Severity::Low => Some(Severity::Low),
+        v1::Severity::Medium => Some(Severity::Medium),
+        v1::Severity::High => Some(Severity::High),
+        v1::Severity::Critical => Some(Severity::Critical),
+    }
+}
