@@ -4,6 +4,8 @@
 # machine's own files or network.
 #
 #   enter.sh SCENARIO
+#
+# With SCENARIO_GATE, a staghound, the scenario alone runs under its gate, which leaves its reports in SCENARIO_REPORT.
 set -eu
 scenario=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
@@ -24,6 +26,11 @@ cp "$here/server.py" "$here/pipeline_agent.py" "$scenario" /mnt/
 scenario=$(basename "$scenario")
 mkdir -m 755 /mnt/home /mnt/served
 mkdir -m 1777 /mnt/tmp
+gate=()
+if [ -n "${SCENARIO_GATE:-}" ]; then
+    cp "$SCENARIO_GATE" /mnt/staghound
+    gate=(/mnt/staghound run --report "$SCENARIO_REPORT" --)
+fi
 for directory in etc home; do
     mount --bind "/mnt/$directory" "/$directory"
 done
@@ -58,6 +65,6 @@ for _ in $(seq 200); do
 done
 cd "$WORKSPACE"
 set +e
-bash "/mnt/$scenario"
+"${gate[@]}" bash "/mnt/$scenario"
 code=$?
 exit $code

@@ -118,13 +118,13 @@ impl Scenario {
     }
 
     /// Plays it under a gate with the default policy; yields the verdict and what the report says.
-    fn judge(&self, place: &Place) -> (String, Value) {
-        let directory = place.path.join(self.name());
-        let output = Command::new(staghound_tests::agent_path())
-            .args(["run", "--report"])
-            .arg(&directory)
-            .arg("--")
-            .args(self.words())
+    fn judge(&self, reports: &Path) -> (String, Value) {
+        let directory = reports.join(self.name());
+        let words = self.words();
+        let output = Command::new(&words[0])
+            .args(&words[1..])
+            .env("SCENARIO_GATE", staghound_tests::agent_path())
+            .env("SCENARIO_REPORT", &directory)
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -281,13 +281,18 @@ fn ordinary_work_raises_nothing_of_weight() {
     assert!(loud.is_empty(), "raised by ordinary work:\n  {}", loud.join("\n  "));
 }
 
+/// A directory that scenarios see, too: their `/tmp` is another one.
+fn reports() -> tempfile::TempDir {
+    tempfile::tempdir_in("/var/tmp").unwrap()
+}
+
 #[test]
 fn a_gate_gives_each_attack_its_verdict() {
-    let place = Place::new();
+    let reports = reports();
     let mut wrong = Vec::new();
     for scenario in Scenario::all("attacks") {
         assert!(!scenario.gate.is_empty(), "{} says no verdict", scenario.name());
-        let (verdict, report) = scenario.judge(&place);
+        let (verdict, report) = scenario.judge(reports.path());
         let findings = findings(&report);
         tell(&format!("gate {}: {verdict}{findings}", scenario.name()));
         if !scenario.gate.contains(&verdict) {
@@ -303,10 +308,10 @@ fn a_gate_gives_each_attack_its_verdict() {
 
 #[test]
 fn a_gate_lets_ordinary_work_pass() {
-    let place = Place::new();
+    let reports = reports();
     let mut wrong = Vec::new();
     for scenario in Scenario::all("benign") {
-        let (verdict, report) = scenario.judge(&place);
+        let (verdict, report) = scenario.judge(reports.path());
         let findings = findings(&report);
         tell(&format!("gate {}: {verdict}{findings}", scenario.name()));
         if !matches!(verdict.as_str(), "pass" | "warn") || report["exitCode"].as_i64().unwrap_or(0) != 0 {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Models event-stream (2018-09): the hook of one package rewrites a file of another.
 # must: impact/dependency-changes-another
-# gate: warn
+# gate: warn | fail
 mkdir -p /tmp/victim /tmp/pkg
 echo '{"name":"victim","version":"1.0.0"}' > /tmp/victim/package.json
 echo 'module.exports = 1;' > /tmp/victim/index.js
