@@ -1,23 +1,19 @@
 //! `staghound policy`: show, check and explain policies.
 
-use std::{fmt::Write as _, fs, path::Path, time::SystemTime};
+use std::{fmt::Write as _, path::Path, time::SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use staghound_engine::ruleset::Severity;
 use staghound_gate::{
     decision_name, mode_name,
     policy::{self, Day, Policy},
-    report,
 };
 use staghound_proto::{
     text,
     v1::{self, Decision},
 };
 
-use crate::{packs, run};
-
-/// The largest report that is read, in bytes.
-const REPORT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+use crate::{packs, report, run};
 
 /// The default policy, to begin one's own with.
 #[must_use]
@@ -76,12 +72,12 @@ pub fn check(path: &Path, rules: &[std::path::PathBuf], now: SystemTime) -> Resu
 ///
 /// # Errors
 /// Policy or report cannot be read.
-pub fn explain(policy: Option<&Path>, report: &Path, now: SystemTime) -> Result<String> {
+pub fn explain(policy: Option<&Path>, stored: &Path, now: SystemTime) -> Result<String> {
     let policy = match policy {
         Some(path) => run::read_policy(path)?,
         None => Policy::default_policy(),
     };
-    let run = read_report(report)?;
+    let run = report::read(stored)?;
     let today = Day::of(now);
     let mut explained = String::new();
     let mut failed = 0_usize;
@@ -91,7 +87,7 @@ pub fn explain(policy: Option<&Path>, report: &Path, now: SystemTime) -> Result<
         let Some(severity) = severity(alert.severity()) else {
             bail!(
                 "{}: the finding of `{}` has no severity; was it written by a newer version?",
-                report.display(),
+                stored.display(),
                 text::escape(rule)
             );
         };
@@ -123,23 +119,6 @@ pub fn explain(policy: Option<&Path>, report: &Path, now: SystemTime) -> Result<
         text::escape(policy.name())
     )?;
     Ok(explained)
-}
-
-/// Reads the report of a run as `staghound run --report` writes it.
-///
-/// # Errors
-/// It cannot be read, or is no report.
-pub fn read_report(path: &Path) -> Result<v1::Run> {
-    let cannot = || format!("cannot read the report {}", path.display());
-    let size = fs::metadata(path).with_context(cannot)?.len();
-    if size > REPORT_BYTES_MAX {
-        bail!(
-            "{} is larger than {REPORT_BYTES_MAX} bytes; this is no report of ours",
-            path.display()
-        );
-    }
-    let text = fs::read_to_string(path).with_context(cannot)?;
-    report::read(&text).with_context(|| path.display().to_string())
 }
 
 fn severity(severity: v1::Severity) -> Option<Severity> {
