@@ -486,12 +486,12 @@ fn a_run_that_lost_events_is_inconclusive() {
         .lines()
         .last()
         .unwrap()
-        .split_once(" (")
-        .unwrap()
-        .1
-        .split_once(" records")
+        .split_once(" records, ")
         .unwrap()
         .0
+        .rsplit('(')
+        .next()
+        .unwrap()
         .parse()
         .unwrap();
     // Opens and removals, each of them delivered or counted, and what the processes themselves are good for. What the
