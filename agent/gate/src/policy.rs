@@ -21,7 +21,7 @@ use staghound_engine::{
 use staghound_proto::v1::{Alert, Decision, Material, PolicyMode};
 
 use document::{Condition, Document, Lineage, Tolerance};
-pub use document::{Hold, Inconclusive, Kill, Level, Mode, Notify};
+pub use document::{Inconclusive, Kill, Level, Mode};
 
 use crate::yaml::{self, Invalid};
 
@@ -46,8 +46,6 @@ pub struct Policy {
     scopes: Vec<Scope>,
     waivers: Vec<Waiver>,
     kill: Kill,
-    notify: Vec<Notify>,
-    hold: Option<Hold>,
 }
 
 #[derive(Debug)]
@@ -234,9 +232,6 @@ impl Policy {
                 twice.id.escape_debug()
             )));
         }
-        for notify in &on_failure.notify {
-            check_notify(notify).map_err(fail)?;
-        }
         Ok(Self {
             name: name.unwrap_or(stem),
             path: Some(path.to_owned()),
@@ -247,8 +242,6 @@ impl Policy {
             scopes: compiled,
             waivers,
             kill: on_failure.kill,
-            notify: on_failure.notify,
-            hold: on_failure.hold,
         })
     }
 
@@ -298,18 +291,6 @@ impl Policy {
     #[must_use]
     pub const fn kill(&self) -> Kill {
         self.kill
-    }
-
-    /// Who is told of a failed run.
-    #[must_use]
-    pub fn notify(&self) -> &[Notify] {
-        &self.notify
-    }
-
-    /// Where to write what must not be published.
-    #[must_use]
-    pub const fn hold(&self) -> Option<&Hold> {
-        self.hold.as_ref()
     }
 
     /// The findings that somebody answers for.
@@ -511,20 +492,6 @@ fn check_tolerance(tolerance: &Tolerance, place: &str) -> Result<(), String> {
             tactics.keys().copied().collect::<Vec<_>>().join(", ")
         )),
         None => Ok(()),
-    }
-}
-
-fn check_notify(notify: &Notify) -> Result<(), String> {
-    match (&notify.webhook, notify.command.is_empty()) {
-        (Some(_), false) | (None, true) => Err("each entry of `notify` has either `webhook` or `command`".to_owned()),
-        (Some(url), true) if !(url.starts_with("https://") || url.starts_with("http://")) => Err(format!(
-            "`{}` is no URL of a webhook; it begins with https:// or http://",
-            url.escape_debug()
-        )),
-        (None, false) if notify.secret_env.is_some() => {
-            Err("`secret_env` signs what a webhook gets; a command has the environment itself".to_owned())
-        }
-        (Some(_), true) | (None, false) => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A policy file as it is written.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize,
@@ -207,34 +207,4 @@ pub enum Kill {
 pub(super) struct OnFailure {
     /// Whether it is killed.
     pub kill: Kill,
-    /// Who is told, one after the other.
-    pub notify: Vec<Notify>,
-    /// Where to write which artifacts must not be published.
-    pub hold: Option<Hold>,
-}
-
-/// Who is told.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Notify {
-    /// The report as JSON is posted here.
-    #[serde(default)]
-    pub webhook: Option<String>,
-    /// The environment variable with the key that signs what is posted (HMAC-SHA-256).
-    #[serde(default)]
-    pub secret_env: Option<String>,
-    /// This is run with the report as JSON on its standard input.
-    #[serde(default)]
-    pub command: Vec<String>,
-}
-
-/// Which artifacts must not be published.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hold {
-    /// The manifest that is written: JSON, one entry for each artifact.
-    pub manifest: PathBuf,
-    /// Whether somebody can let them go, by `staghound hold release`.
-    #[serde(default)]
-    pub approval: bool,
 }

@@ -267,14 +267,6 @@ fn mistakes_say_where_and_what_to_do() {
         ),
         (waiver("sec@example.org", "' '"), "waiver `W1`: `owner` is empty"),
         (waiver("    owner: sec@example.org\n", ""), "missing field `owner`"),
-        (
-            mistake("version: 1\non_failure: {notify: [{}]}"),
-            "either `webhook` or `command`",
-        ),
-        (
-            mistake("version: 1\non_failure: {notify: [{webhook: 'ftp://x'}]}"),
-            "is no URL of a webhook",
-        ),
         (mistake("version: 1\non_failure: {kill: softly}"), "softly"),
     ] {
         assert!(told.contains(expected), "{told}\n  lacks {expected}");
