@@ -13,6 +13,7 @@ use axum::http::{Uri, uri::Scheme};
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
+use staghound_gate::yaml;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
@@ -337,17 +338,8 @@ pub enum ConfigError {
     #[error("configuration {}: longer than {FILE_BYTES_MAX} bytes; is it the right file?", .0.display())]
     TooLong(PathBuf),
     /// The file is not what it should be.
-    #[error("{}:{line}:{column}: {message}", .path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// Line of the mistake, from 1.
-        line: u64,
-        /// Column of the mistake, from 1.
-        column: u64,
-        /// What is wrong and what would be right.
-        message: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] yaml::Invalid),
     /// A value is outside its limits, or two do not go together.
     #[error("configuration: `{key}` {message}")]
     Value {
@@ -379,23 +371,7 @@ impl Config {
     /// The text has a mistake.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         // A file of comments only is an empty document, and means the defaults.
-        if text
-            .lines()
-            .all(|line| matches!(line.trim_start().bytes().next(), None | Some(b'#')))
-        {
-            return Ok(Self::default());
-        }
-        serde_saphyr::from_str(text).map_err(|error| {
-            let (line, column) = error
-                .location()
-                .map_or((1, 1), |location| (location.line(), location.column()));
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line,
-                column,
-                message: message(&error),
-            }
-        })
+        Ok(yaml::parse(path, text)?.unwrap_or_default())
     }
 
     fn overridden(mut self, overrides: Overrides) -> Self {
@@ -559,33 +535,6 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     match text.len() as u64 > FILE_BYTES_MAX {
         true => Err(ConfigError::TooLong(path.to_owned())),
         false => Ok(text),
-    }
-}
-
-/// The mistake in our words where serde's say too little, without the place, which the caller puts in front.
-fn message(error: &serde_saphyr::Error) -> String {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "every other error of the parser says what it is"
-    )]
-    match error.without_snippet() {
-        serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
-            format!(
-                "unknown key `{}`; valid here: {}",
-                field.escape_debug(),
-                expected.join(", ")
-            )
-        }
-        other => {
-            let text = other.to_string();
-            let place = text.rfind(" at line ").unwrap_or(text.len());
-            let first = text[..place].lines().next().unwrap_or_default();
-            first
-                .escape_debug()
-                .to_string()
-                .replace("\\'", "'")
-                .replace("\\\"", "\"")
-        }
     }
 }
 
