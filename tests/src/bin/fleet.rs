@@ -103,10 +103,7 @@ async fn measure(collector: &Path, directory: &Path, items: usize, agents: usize
         });
     }
     // They stay connected until the memory was read.
-    let mut connected = Vec::new();
-    while let Some(agent) = fleet.join_next().await {
-        connected.push(agent??);
-    }
+    let connected = everybody(fleet).await?;
     let all = count(each * agents) / began.elapsed().as_secs_f64();
     figure("fleet_items_per_s_with_connecting", all);
     // Again by connections that stand.
@@ -118,10 +115,7 @@ async fn measure(collector: &Path, directory: &Path, items: usize, agents: usize
             Ok::<_, anyhow::Error>(agent)
         });
     }
-    let mut connected = Vec::new();
-    while let Some(agent) = fleet.join_next().await {
-        connected.push(agent??);
-    }
+    let connected = everybody(fleet).await?;
     let all = count(each * agents) / began.elapsed().as_secs_f64();
     figure("fleet_items_per_s", all);
     figure("fleet_per_one_agent", all / one);
@@ -140,6 +134,15 @@ async fn measure(collector: &Path, directory: &Path, items: usize, agents: usize
     );
     drop(connected);
     Ok(())
+}
+
+/// Those that were started, once all of them are done.
+async fn everybody(mut fleet: JoinSet<Result<Agent>>) -> Result<Vec<Agent>> {
+    let mut connected = Vec::new();
+    while let Some(agent) = fleet.join_next().await {
+        connected.push(agent??);
+    }
+    Ok(connected)
 }
 
 /// Items, of batches.
